@@ -1,0 +1,91 @@
+#include "vq/cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace vq {
+namespace {
+
+std::atomic<int> chosen{-1};
+
+bool parse(const std::string& name, Isa* out) {
+  for (Isa value : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    if (name == isa_name(value)) {
+      *out = value;
+      return true;
+    }
+  }
+  return false;
+}
+
+#if VQ_X86
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vbmi2");
+}
+#endif
+
+}  // namespace
+
+const char* isa_name(Isa value) {
+  switch (value) {
+    case Isa::avx512: return "avx512";
+    case Isa::avx2: return "avx2";
+    default: return "portable";
+  }
+}
+
+Isa best_isa() {
+#if VQ_X86
+  static const Isa best = has_avx512() ? Isa::avx512 : has_avx2() ? Isa::avx2 : Isa::portable;
+  return best;
+#else
+  return Isa::portable;
+#endif
+}
+
+Isa isa() {
+  int value = chosen.load(std::memory_order_relaxed);
+  if (value < 0) {
+    Isa pick = best_isa(), wish;
+    const char* name = std::getenv("VQ_ISA");
+    if (name && parse(name, &wish) && wish <= pick) pick = wish;
+    value = static_cast<int>(pick);
+    chosen.store(value, std::memory_order_relaxed);
+  }
+  return static_cast<Isa>(value);
+}
+
+void set_isa(const std::string& name) {
+  Isa wish;
+  if (!parse(name, &wish)) throw std::invalid_argument("unknown instruction set '" + name + "': expected portable, avx2 or avx512");
+  if (wish > best_isa())
+    throw std::invalid_argument("this CPU cannot run '" + name + "'; the best it can run is '" + isa_name(best_isa()) + "'");
+  chosen.store(static_cast<int>(wish), std::memory_order_relaxed);
+}
+
+std::string cpu_features() {
+#if VQ_X86
+  std::string found;
+  auto add = [&](const char* name, bool has) {
+    if (has) found += (found.empty() ? "" : ",") + std::string(name);
+  };
+  add("avx2", __builtin_cpu_supports("avx2"));
+  add("fma", __builtin_cpu_supports("fma"));
+  add("avx512f", __builtin_cpu_supports("avx512f"));
+  add("avx512bw", __builtin_cpu_supports("avx512bw"));
+  add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+  add("avx512vbmi", __builtin_cpu_supports("avx512vbmi"));
+  add("avx512vbmi2", __builtin_cpu_supports("avx512vbmi2"));
+  return found;
+#else
+  return "";
+#endif
+}
+
+}  // namespace vq

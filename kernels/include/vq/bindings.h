@@ -1,0 +1,17 @@
+// Each family of kernels binds itself in a file of its own under kernels/bindings/.
+#pragma once
+#include <nanobind/nanobind.h>
+
+namespace vq {
+
+void bind_encode(nanobind::module_& m);  // trellis encoder (Viterbi) and decoder
+void bind_linear(nanobind::module_& m);  // packed linear layers, block Hadamard
+void bind_search(nanobind::module_& m);  // nearest codeword
+
+inline void bind_all(nanobind::module_& m) {
+  bind_encode(m);
+  bind_linear(m);
+  bind_search(m);
+}
+
+}  // namespace vq

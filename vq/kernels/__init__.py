@@ -1,0 +1,1 @@
+"""Operations on packed codes: declared once, implemented per backend."""
