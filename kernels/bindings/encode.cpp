@@ -14,8 +14,8 @@ T* at(std::uintptr_t address) {
 }
 
 void encode(std::uintptr_t x, long n, std::uintptr_t table, int memory, int step_bits, int symbols, int steps,
-            int window, std::uintptr_t codes, int threads) {
-  trellis_encode(at<const float>(x), n, at<const float>(table), {memory, step_bits, symbols, steps}, window,
+            std::uintptr_t codes, int threads) {
+  trellis_encode(at<const float>(x), n, at<const float>(table), {memory, step_bits, symbols, steps},
                  at<uint8_t>(codes), threads);
 }
 
@@ -38,7 +38,7 @@ void unpack(std::uintptr_t words, long n, int steps, int step_bits, std::uintptr
 void bind_encode(nb::module_& m) {
   using release = nb::call_guard<nb::gil_scoped_release>;
   m.def("trellis_encode", &encode, release(), nb::arg("x"), nb::arg("n"), nb::arg("table"), nb::arg("memory"),
-        nb::arg("step_bits"), nb::arg("symbols"), nb::arg("steps"), nb::arg("window"), nb::arg("codes"),
+        nb::arg("step_bits"), nb::arg("symbols"), nb::arg("steps"), nb::arg("codes"),
         nb::arg("threads"), "Tail-biting Viterbi: (n, steps * symbols) float32 to (n, steps) uint8.");
   m.def("trellis_decode", &decode, release(), nb::arg("codes"), nb::arg("n"), nb::arg("table"), nb::arg("memory"),
         nb::arg("step_bits"), nb::arg("symbols"), nb::arg("steps"), nb::arg("values"), nb::arg("threads"),

@@ -39,9 +39,8 @@ Engine choose(const TrellisShape& shape) {
 
 class Encoder {
  public:
-  Encoder(const TrellisShape& shape, const float* table, int window)
-      : shape_(shape), engine_(choose(shape)), groups_(groups_of(shape)),
-        branches_(1 << shape.step_bits), window_(std::min(window, shape.steps / 2)) {
+  Encoder(const TrellisShape& shape, const float* table)
+      : shape_(shape), engine_(choose(shape)), groups_(groups_of(shape)), branches_(1 << shape.step_bits) {
     table_.resize((1L << shape.memory) * shape.symbols);
     for (long g = 0; g < groups_; ++g)
       for (int p = 0; p < branches_; ++p)
@@ -53,26 +52,25 @@ class Encoder {
   struct Scratch {
     explicit Scratch(const TrellisShape& shape)
         : minima((shape.steps + 1) * groups_of(shape)), floors(shape.steps + 1), x(shape.steps * shape.symbols),
-          seam(shape.steps * shape.symbols) {}
+          turned(shape.steps * shape.symbols) {}
     std::vector<uint16_t> minima, floors;
-    std::vector<int16_t> x, seam;
+    std::vector<int16_t> x, turned;
   };
 
   void sequence(const float* x, uint8_t* codes, Scratch& scratch) const {
-    const int count = shape_.steps * shape_.symbols, reach = window_ * shape_.symbols;
-    for (int i = 0; i < count; ++i) scratch.x[i] = fixed(x[i]);
-    std::copy(scratch.x.end() - reach, scratch.x.end(), scratch.seam.begin());
-    std::copy(scratch.x.begin(), scratch.x.begin() + reach, scratch.seam.begin() + reach);
+    const int steps = shape_.steps, shift = steps / 2, head = shift * shape_.symbols;
+    for (int i = 0; i < steps * shape_.symbols; ++i) scratch.x[i] = fixed(x[i]);
+    std::rotate_copy(scratch.x.begin(), scratch.x.begin() + head, scratch.x.end(), scratch.turned.begin());
 
     std::fill_n(scratch.minima.begin(), groups_, 0);
-    const uint16_t* last = run(scratch.seam.data(), 2 * window_, scratch);
+    const uint16_t* last = run(scratch.turned.data(), scratch);
     const long end = std::min_element(last, last + groups_) - last;
-    const long seam = trace(scratch.seam.data(), 2 * window_, window_, end, nullptr, scratch);
+    const long seam = trace(scratch.turned.data(), steps - shift, end, nullptr, scratch);
 
     std::fill_n(scratch.minima.begin(), groups_, 65535);
     scratch.minima[seam] = 0;
-    run(scratch.x.data(), shape_.steps, scratch);
-    trace(scratch.x.data(), shape_.steps, 0, seam, codes, scratch);
+    run(scratch.x.data(), scratch);
+    trace(scratch.x.data(), 0, seam, codes, scratch);
   }
 
  private:
@@ -81,15 +79,15 @@ class Encoder {
     return ((g / lanes * branches_ + p) * shape_.symbols + v) * lanes + g % lanes;
   }
 
-  const uint16_t* run(const int16_t* x, int steps, Scratch& scratch) const {
+  const uint16_t* run(const int16_t* x, Scratch& scratch) const {
     scratch.floors[0] = 0;
-    engine_.forward(shape_, x, steps, table_.data(), scratch.minima.data(), scratch.floors.data());
-    return scratch.minima.data() + steps * groups_;
+    engine_.forward(shape_, x, shape_.steps, table_.data(), scratch.minima.data(), scratch.floors.data());
+    return scratch.minima.data() + shape_.steps * groups_;
   }
 
-  // From group `g` after step `last - 1` back to the group before step `first`; writes codes if asked.
-  long trace(const int16_t* x, int last, int first, long g, uint8_t* codes, const Scratch& scratch) const {
-    for (int t = last - 1; t >= first; --t) {
+  // From group `g` after the last step back to the group before step `first`; writes codes if asked.
+  long trace(const int16_t* x, int first, long g, uint8_t* codes, const Scratch& scratch) const {
+    for (int t = shape_.steps - 1; t >= first; --t) {
       const uint16_t* in = scratch.minima.data() + t * groups_;
       const int target = in[groups_ + g] + scratch.floors[t];
       int p = 0;
@@ -113,7 +111,6 @@ class Encoder {
   Engine engine_;
   long groups_;
   int branches_;
-  int window_;
   std::vector<int16_t> table_;
 };
 
@@ -121,9 +118,8 @@ long grain_for(long n, int threads) { return std::max(1L, std::min(32L, n / (4L 
 
 }  // namespace
 
-void trellis_encode(const float* x, long n, const float* table, const TrellisShape& shape, int window, uint8_t* codes,
-                    int threads) {
-  const Encoder encoder(shape, table, window);
+void trellis_encode(const float* x, long n, const float* table, const TrellisShape& shape, uint8_t* codes, int threads) {
+  const Encoder encoder(shape, table);
   const long length = (long)shape.steps * shape.symbols;
   parallel_for(n, grain_for(n, threads), threads, [&](long first, long last) {
     Encoder::Scratch scratch(shape);

@@ -40,9 +40,9 @@ constexpr int trellis_lanes = 32;
 }  // namespace avx512
 
 // `x`: n sequences of steps * symbols floats; `table`: states * symbols floats; `codes`: n * steps, the high B bits of each state.
-// `window`: steps on each side of the seam from which the first pass finds where the circle closes.
-void trellis_encode(const float* x, long n, const float* table, const TrellisShape& shape, int window, uint8_t* codes,
-                    int threads);
+// Two passes: an unconstrained one over the sequence turned by half its length finds the group at the seam, the second starts and ends
+// in that group.
+void trellis_encode(const float* x, long n, const float* table, const TrellisShape& shape, uint8_t* codes, int threads);
 
 // `values`: n sequences of steps * symbols floats.
 void trellis_decode(const uint8_t* codes, long n, const float* table, const TrellisShape& shape, float* values,
