@@ -1,7 +1,7 @@
 """The bitshift trellis as operations: Viterbi encoder, decoder, packed bit stream.
 
-A sequence of ``length`` values takes ``steps = length / symbols`` steps of ``step_bits`` bits. A state
-is a window of ``memory`` bits of the circular bit stream, and the next state is
+A sequence of ``length`` values takes ``steps = length / symbols`` steps of ``step_bits`` bits. A
+state is a window of ``memory`` bits of the circular bit stream, and the next state is
 ``((s << step_bits) mod 2**memory) | c``. The code of a step is the first ``step_bits`` bits of its
 state, so the codes one after the other are the bit stream and any codes are a valid path.
 """
