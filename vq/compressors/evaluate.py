@@ -19,7 +19,8 @@ class Scores:
     """Scores of a language model on windows of text.
 
     Attributes:
-        perplexity: ``exp`` of the mean negative log-likelihood a token, in windows of ``context`` tokens without any token before.
+        perplexity: ``exp`` of the mean negative log-likelihood a token, in windows of ``context``
+            tokens without any token before.
         context: tokens a window.
         tokens: predicted tokens (all but the first of each window).
         reference_perplexity: of the reference model on the same tokens, or None.
