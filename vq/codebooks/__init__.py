@@ -1,8 +1,10 @@
-"""Codebook primitives: fit, encode, decode, pack. One file per family, all of them registered by name."""
+"""Codebook primitives: fit, encode, decode, pack; one file per family, registered by name."""
 
 from vq.codebooks.base import Codebook
+from vq.codebooks.kmeans import KMeans
 from vq.codebooks.packing import PackedCodes
 from vq.codebooks.registry import FAMILIES, build, register
+from vq.codebooks.scalar import Scalar
 from vq.codebooks.spec import Spec
 
-__all__ = ["FAMILIES", "Codebook", "PackedCodes", "Spec", "build", "register"]
+__all__ = ["FAMILIES", "Codebook", "KMeans", "PackedCodes", "Scalar", "Spec", "build", "register"]

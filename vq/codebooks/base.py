@@ -57,6 +57,11 @@ class Codebook(nn.Module, abc.ABC):
         return int(torch.Size(self.codes_shape).numel())
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a weight matrix that one vector covers, in row-major order."""
+        return 1, self.dim
+
+    @property
     def rate(self) -> float:
         """Stored bits per dimension."""
         return self.code_bits * self.codes_per_vector / self.dim

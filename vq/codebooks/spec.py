@@ -92,15 +92,15 @@ class _Reader:
         position = 0
         while self.text[position:].strip():
             match = _TOKEN.match(self.text, position)
-            if match is None:
-                self._fail("a name, a number or one of ( ) [ ] , =", position)
-            kind = str(match.lastgroup)
+            if match is None or match.lastgroup is None:
+                raise self._error("a name, a number or one of ( ) [ ] , =", position)
+            kind = match.lastgroup
             yield kind, match.group(kind), match.start(kind)
             position = match.end()
 
-    def _fail(self, expected: str, position: int) -> None:
+    def _error(self, expected: str, position: int) -> ValueError:
         got = self.text[position:].strip()[:12] or "the end"
-        raise ValueError(
+        return ValueError(
             f"codebook spec {self.text!r}: expected {expected} at character {position}, got "
             f"{got!r}; write it as name(key=value, ...), for instance trellis(bits=2, memory=12)"
         )
@@ -111,13 +111,13 @@ class _Reader:
     def _take(self, kind: str, sign: str = "") -> str:
         found, text, position = self._peek()
         if found != kind or (sign and text != sign):
-            self._fail(f"'{sign}'" if sign else f"a {kind}", position)
+            raise self._error(f"'{sign}'" if sign else f"a {kind}", position)
         self.at += 1
         return text
 
     def end(self) -> None:
         if self.at != len(self.tokens):
-            self._fail("nothing more", self._peek()[2])
+            raise self._error("nothing more", self._peek()[2])
 
     def spec(self) -> Spec:
         name = self._take("name")
@@ -134,7 +134,7 @@ class _Reader:
             position = self._peek()[2]
             key = self._take("name")
             if key in dict(args):
-                self._fail(f"another argument than {key!r} again", position)
+                raise self._error(f"another argument than {key!r} again", position)
             self._take("sign", "=")
             args.append((key, self._value()))
         self._take("sign", ")")
@@ -148,7 +148,7 @@ class _Reader:
         if text == "[":
             return self._list()
         if kind != "name":
-            self._fail("a value", position)
+            raise self._error("a value", position)
         if text in ("true", "false"):
             self.at += 1
             return text == "true"

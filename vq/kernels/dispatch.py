@@ -1,8 +1,9 @@
 """How an operation finds its implementation.
 
-Every operation is declared once: a schema, a fake (shapes only) and a reference in plain torch that works
-everywhere. A native CPU implementation may stand beside it. ``VQ_BACKEND=reference`` or ``VQ_BACKEND=cpu`` forces one, and
-``VQ_ISA`` (portable, avx2, avx512) forces an instruction set; without them the fastest that works is taken.
+Every operation is declared once: a schema, a fake (shapes only) and a reference in plain torch that
+works everywhere. A native CPU implementation may stand beside it. ``VQ_BACKEND=reference`` or ``=cpu``
+forces one, and ``VQ_ISA`` (portable, avx2, avx512) forces an instruction set; without them the fastest
+that works is taken.
 """
 
 from __future__ import annotations
