@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks import trellis_codes as source
-from vq.codebooks.base import Codebook
+from vq.codebooks.base import Codebook, check_vectors
 from vq.codebooks.packing import PackedCodes
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec, Value, nearest_names
@@ -83,7 +83,11 @@ class Trellis(Codebook):
             return source.hash_table(self.memory, self.hash_constant, self.step, self.levels)
         if self.code == "lut":
             shipped = source.trained_table(self.bits, self.memory, self.symbols)
-            return torch.zeros(1 << self.memory, self.symbols) if shipped is None else shipped.table.clone()
+            return (
+                torch.zeros(1 << self.memory, self.symbols)
+                if shipped is None
+                else shipped.table.clone()
+            )
         if self.code == "random":
             return source.random_table(self.memory, self.symbols, self.seed) * source.COMPUTED_SCALE
         return source.COMPUTED[self.code](self.memory) * source.COMPUTED_SCALE
@@ -130,7 +134,11 @@ class Trellis(Codebook):
         if self.code == "hash":
             return source.hash_code(self.bits, self.memory).distortion
         shipped = source.trained_table(self.bits, self.memory, self.symbols)
-        if self.code == "lut" and shipped is not None and torch.equal(self.table.cpu(), shipped.table):
+        if (
+            self.code == "lut"
+            and shipped is not None
+            and torch.equal(self.table.cpu(), shipped.table)
+        ):
             return shipped.distortion
         return None
 
@@ -164,7 +172,7 @@ class Trellis(Codebook):
         generator: torch.Generator | None = None,
         iterations: int = 20,
     ) -> Trellis:
-        """Train the table of ``code=lut`` on blocks ``(n, 256)``, from where it is or from random values.
+        """Train the table of ``code=lut`` on blocks ``(n, 256)``, from what it is or random values.
 
         Lloyd's algorithm: encode all blocks, set each state to the mean of what it was used for,
         repeat. States that no path visits keep their value; the best table seen is kept.
@@ -177,13 +185,16 @@ class Trellis(Codebook):
             raise TypeError(f"{self.spec} has nothing to fit: its values are fixed; use code=lut")
         if weight is not None:
             raise ValueError(f"{self.spec}: weight is not supported in fit")
+        check_vectors(x, LENGTH, str(self.spec))
+        flat = x.detach().reshape(-1, LENGTH).float().to(self.table.device)
+        if not len(flat):
+            raise ValueError(
+                f"{self.spec}: fit needs at least one block of {LENGTH} values, got none"
+            )
         start = self.table
         if not self.fitted:
-            rms = x.float().square().mean().sqrt().cpu()
-            start = (torch.randn(start.shape, generator=generator) * rms).to(start.device)
-            self.table.fill_(1.0)  # the check below asks for a table
-        self._check_vectors(x)
-        flat = x.detach().reshape(-1, LENGTH).float().to(start.device)
+            rms = flat.square().mean().sqrt()
+            start = torch.randn(start.shape, generator=generator).to(start.device) * rms
         table, _ = fit_table(flat, start, self.step_bits, self.memory, iterations)
         self.table.copy_(table)
         return self
