@@ -76,12 +76,16 @@ def assemble(
     report = _report(layers, stored, sum(p.size for p in plain.values()), options)
     report["files"] = files
     report["coverage"] = round(skeleton.coverage(set(layers)), 6)
-    report["calibration"] = None if windows is None else {
-        "windows": windows.tokens.shape[0],
-        "context": windows.tokens.shape[1],
-        "text_tokens": windows.available,
-        "sha256": windows.digest,
-    }
+    report["calibration"] = (
+        None
+        if windows is None
+        else {
+            "windows": windows.tokens.shape[0],
+            "context": windows.tokens.shape[1],
+            "text_tokens": windows.available,
+            "sha256": windows.digest,
+        }
+    )
     write_json(folder / REPORT, report)
     return folder, report
 
@@ -109,7 +113,9 @@ def _codebook_tensors(shelf: Shelf) -> dict[str, Pending]:
     }
 
 
-def quantization_config(skeleton: Skeleton, shelf: Shelf, options: CompressOptions) -> dict[str, Any]:
+def quantization_config(
+    skeleton: Skeleton, shelf: Shelf, options: CompressOptions
+) -> dict[str, Any]:
     """The ``quantization_config`` entry of ``config.json``."""
     names = [n for n, m in skeleton.model.named_modules() if type(m) is nn.Linear]
     blocks = {n for i in range(len(skeleton.blocks)) for n in skeleton.linears(i)}
@@ -150,7 +156,9 @@ def _write_shards(
     files: dict[str, dict[str, int]] = {}
     where: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
-        file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = (
+            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
         crc = write_tensors(folder / file, {n: tensors[n] for n in names}, METADATA)
         files[file] = {"bytes": (folder / file).stat().st_size, "crc32": crc}
         where.update(dict.fromkeys(names, file))
@@ -188,5 +196,3 @@ def _report(
             "mean_proxy_error": sum(errors) / max(len(errors), 1),
         },
     }
-
-

@@ -59,7 +59,9 @@ class CompressOptions:
         except (TypeError, ValueError) as error:
             raise VqError(str(error)) from error
         if self.codebook == KEEP:
-            raise VqError("codebook: 'keep' is for single layers; expected a spec such as scalar(bits=2)")
+            raise VqError(
+                "codebook: 'keep' is for single layers; expected a spec such as scalar(bits=2)"
+            )
         if self.precision not in _PRECISIONS:
             raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
         for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
@@ -71,7 +73,9 @@ class CompressOptions:
                 f"got {self.sequential!r} and {self.seed!r}"
             )
         if self.windows == 0 and self.rounding == "ldlq":
-            raise VqError("rounding ldlq needs calibration: windows must be at least 1, or use nearest")
+            raise VqError(
+                "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
+            )
 
     def rounding_options(self) -> RoundingOptions:
         """The part that concerns one matrix."""
@@ -115,6 +119,10 @@ class CompressOptions:
 
 def _number(key: str, value: Any) -> Any:
     """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here."""
-    if key in ("damping", "scale") and isinstance(value, (int, str)) and not isinstance(value, bool):
+    if (
+        key in ("damping", "scale")
+        and isinstance(value, (int, str))
+        and not isinstance(value, bool)
+    ):
         return float(value)
     return value

@@ -113,7 +113,9 @@ def compress(
         fingerprint = run.fingerprint(windows, max_shard_bytes)
         work.begin(fingerprint, {"threads": torch.get_num_threads()}, restart)
         resumed = run.blocks(windows)
-        folder, report = assemble(source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, windows)
+        folder, report = assemble(
+            source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, windows
+        )
         publish(folder, target)
     work.remove()
     run.tell("write", len(run.skeleton.blocks))
@@ -162,7 +164,9 @@ class _Run:
         tokens = tokenize(read_texts(calibration), load_tokenizer(self.source.folder))
         limit = self.source.config.get("max_position_embeddings")
         if isinstance(limit, int) and self.options.context > limit:
-            raise VqError(f"context: the model takes at most {limit} tokens, got {self.options.context}")
+            raise VqError(
+                f"context: the model takes at most {limit} tokens, got {self.options.context}"
+            )
         size = self.skeleton.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
         if int(tokens.max()) >= size:
             raise VqError(
@@ -245,7 +249,9 @@ def _warnings(report: dict[str, Any], options: CompressOptions) -> list[str]:
         if layer.get("dead_inputs"):
             found.append(f"{name}: {layer['dead_inputs']} input channels were always zero")
         if layer.get("not_finite_tokens"):
-            found.append(f"{name}: {layer['not_finite_tokens']} inputs were not finite and left out")
+            found.append(
+                f"{name}: {layer['not_finite_tokens']} inputs were not finite and left out"
+            )
         if options.windows and not layer.get("tokens"):
             found.append(f"{name}: never used by the calibration text; rounded without a Hessian")
     return found

@@ -31,7 +31,9 @@ def read_recipe(name: str | Path = DEFAULT, **changes: Any) -> CompressOptions:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in recipe_names():
-            raise VqError(f"unknown recipe {str(name)!r}; {nearest_names(str(name), recipe_names())}")
+            raise VqError(
+                f"unknown recipe {str(name)!r}; {nearest_names(str(name), recipe_names())}"
+            )
         path = data_path("compressors", f"{name}.yaml")
     return CompressOptions.from_dict({**_read(path), **changes}, f"recipe {name}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,7 @@ class Skeleton:
             if type(module) is nn.Linear
         }
 
-    def fill(self, module: nn.Module, prefix: str, skip: nn.Module | None = None) -> None:
+    def fill(self, module: nn.Module, prefix: str, skip: Sequence[nn.Module] = ()) -> None:
         """Load a module's weights from the source; tensors below ``skip`` stay on the meta device."""
         for name, owner, leaf in _tensors(module, prefix, skip):
             value = owner._parameters.get(leaf)
@@ -84,10 +84,10 @@ class Skeleton:
 
 
 def _tensors(
-    module: nn.Module, prefix: str, skip: nn.Module | None
+    module: nn.Module, prefix: str, skip: Sequence[nn.Module]
 ) -> Iterator[tuple[str, nn.Module, str]]:
     """Qualified name, owner and leaf name of each parameter outside ``skip``."""
-    if module is skip:
+    if any(module is other for other in skip):
         return
     for leaf in list(module._parameters):
         yield f"{prefix}.{leaf}".lstrip("."), module, leaf
@@ -126,7 +126,9 @@ def _meta_model(source: ModelSource) -> nn.Module:
         )
     config = AutoConfig.from_pretrained(source.folder)
     if getattr(config, "is_encoder_decoder", False):
-        raise VqError(f"{source.name}: {kind} has an encoder; expected a decoder-only language model")
+        raise VqError(
+            f"{source.name}: {kind} has an encoder; expected a decoder-only language model"
+        )
     try:
         with init_empty_weights(include_buffers=False), no_init_weights():
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -149,12 +151,16 @@ def find_blocks(model: nn.Module, name: str) -> str:
     """
     best, most = "", 0
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and any(isinstance(m, nn.Linear) for m in module.modules()):
+        if isinstance(module, nn.ModuleList) and any(
+            isinstance(m, nn.Linear) for m in module.modules()
+        ):
             size = sum(p.numel() for p in module.parameters())
             if size > most:
                 best, most = path, size
     if not best:
-        raise VqError(f"{name}: found no list of decoder blocks with linear layers in this architecture")
+        raise VqError(
+            f"{name}: found no list of decoder blocks with linear layers in this architecture"
+        )
     return best
 
 

@@ -65,7 +65,9 @@ class ModelSource:
         """What tells this model from another: a fingerprint of every file that is read."""
         if self.origin.is_file():
             return {self.origin.name: fingerprint(self.origin)}
-        files = sorted({entry.path for entry in self.entries.values()} | {self.folder / "config.json"})
+        files = sorted(
+            {entry.path for entry in self.entries.values()} | {self.folder / "config.json"}
+        )
         return {path.name: fingerprint(path) for path in files}
 
 
@@ -99,8 +101,12 @@ def _open_file(path: Path, work: Path) -> ModelSource:
 
         return open_folder(convert(path, work / "source"), str(path), origin=path)
     if path.suffix == ".safetensors":
-        raise VqError(f"{path}: expected the folder that holds this file and config.json; pass the folder")
-    raise VqError(f"{path}: expected a Hugging Face folder, a hub id or a .gguf file; {_advice(path.suffix)}")
+        raise VqError(
+            f"{path}: expected the folder that holds this file and config.json; pass the folder"
+        )
+    raise VqError(
+        f"{path}: expected a Hugging Face folder, a hub id or a .gguf file; {_advice(path.suffix)}"
+    )
 
 
 def _advice(suffix: str) -> str:
@@ -151,7 +157,9 @@ def open_folder(folder: Path, name: str, origin: Path | None = None) -> ModelSou
     for path in weight_files(folder):
         for key, entry in read_header(path)[0].items():
             if key in entries:
-                raise VqError(f"{name}: tensor {key} is in {entries[key].path.name} and {path.name}")
+                raise VqError(
+                    f"{name}: tensor {key} is in {entries[key].path.name} and {path.name}"
+                )
             entries[key] = entry
     return ModelSource(name, folder, config, entries, origin or folder)
 
@@ -180,4 +188,6 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
     if pickles:
         raise VqError(f"{folder}: has only {pickles[0]}; {_advice('.bin')}")
-    raise VqError(f"{folder}: no {SINGLE} and no {INDEX}; expected a folder with safetensors weights")
+    raise VqError(
+        f"{folder}: no {SINGLE} and no {INDEX}; expected a folder with safetensors weights"
+    )

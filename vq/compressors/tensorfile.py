@@ -70,7 +70,9 @@ class TensorEntry:
             file.seek(self.start)
             data = bytearray(file.read(self.size))
         if len(data) != self.size:
-            raise VqError(f"{self.path}: expected {self.size} bytes at {self.start}, got {len(data)}")
+            raise VqError(
+                f"{self.path}: expected {self.size} bytes at {self.start}, got {len(data)}"
+            )
         return torch.frombuffer(data, dtype=torch.uint8).view(self.dtype).reshape(self.shape)
 
 
@@ -199,7 +201,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically with sorted keys."""
     with atomic_file(path) as file:
-        file.write((json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        file.write(
+            (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        )
 
 
 def sync_folder(path: Path) -> None:

@@ -49,7 +49,9 @@ class WorkFolder:
                 ) from error
             yield
 
-    def begin(self, fingerprint: Mapping[str, Any], noted: Mapping[str, Any], restart: bool) -> None:
+    def begin(
+        self, fingerprint: Mapping[str, Any], noted: Mapping[str, Any], restart: bool
+    ) -> None:
         """Start a run or go on with the one that is here.
 
         Args:
@@ -94,7 +96,9 @@ class WorkFolder:
         """Where the result of a block lies."""
         return self.path / "blocks" / f"block-{index:05d}.safetensors"
 
-    def save_block(self, index: int, tensors: Mapping[str, Tensor], reports: Mapping[str, Any]) -> None:
+    def save_block(
+        self, index: int, tensors: Mapping[str, Tensor], reports: Mapping[str, Any]
+    ) -> None:
         """Store the tensors and layer reports of a finished block."""
         text = json.dumps(reports, sort_keys=True)
         items = {name: pending(tensor) for name, tensor in tensors.items()}
