@@ -157,7 +157,8 @@ class Codebook(nn.Module, abc.ABC):
             raise ValueError(f"{self.spec} has no table yet; call fit(x) first or load one")
         check_vectors(x, self.dim, str(self.spec))
         if weight is not None:
-            if torch.broadcast_shapes(weight.shape, x.shape) != x.shape:
+            pairs = zip(reversed(weight.shape), reversed(x.shape), strict=False)
+            if weight.ndim > x.ndim or any(own not in (1, want) for own, want in pairs):
                 raise ValueError(
                     f"{self.spec}: expected weight broadcastable to {tuple(x.shape)}, "
                     f"got {tuple(weight.shape)}"

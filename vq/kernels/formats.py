@@ -1,0 +1,247 @@
+"""The packed tensor of a linear layer: 64 bytes of header, then the payload (docs/format.md)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAGIC = b"VQPK"
+VERSION = 1
+HEADER_BYTES = 64
+ROWS, TILES = 1, 2  # the two layouts
+TABLE_CODE, HASH_CODE = 0, 1
+TILE_ROWS, TILE_COLUMNS, TILE_WEIGHTS = 64, 4, 256
+GROUP = 8  # tiles whose words are interleaved
+
+_STRUCT = struct.Struct("<4sHHIIHHHHHHIQIf16x")
+
+
+@dataclass(frozen=True)
+class PackedHeader:
+    """Header of a packed weight; every field is one of docs/format.md.
+
+    Attributes:
+        layout: ROWS (fixed-width codes) or TILES (trellis).
+        out_features: rows of the matrix.
+        in_features: columns of the matrix.
+        code_bits: bits of one code; for a trellis, of one step.
+        dim: weights of one code vector; 256 for a trellis.
+        memory: bits of a trellis state, else 0.
+        symbols: weights of one trellis step, else 0.
+        code: TABLE_CODE or HASH_CODE.
+        codes_per_vector: 1; stages of a residual codebook; steps of a trellis.
+        hash_constant: multiplier of the hash code, else 0.
+        step: value of one integer level of the hash code, else 0.
+        crc: CRC-32 of the payload.
+    """
+
+    layout: int
+    out_features: int
+    in_features: int
+    code_bits: int
+    dim: int
+    memory: int = 0
+    symbols: int = 0
+    code: int = TABLE_CODE
+    codes_per_vector: int = 1
+    hash_constant: int = 0
+    step: float = 0.0
+    crc: int = 0
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        # the file stores float32: keep the number that will be read back
+        object.__setattr__(self, "step", float(np.float32(self.step)))
+
+    @property
+    def vectors_per_row(self) -> int:
+        """Code vectors of one row (layout ROWS)."""
+        return -(-self.in_features // self.dim)
+
+    @property
+    def bands(self) -> int:
+        """Bands of 64 rows (layout TILES)."""
+        return -(-self.out_features // TILE_ROWS)
+
+    @property
+    def blocks(self) -> int:
+        """Tiles of one band, four columns each (layout TILES)."""
+        return -(-self.in_features // TILE_COLUMNS)
+
+    @property
+    def words(self) -> int:
+        """64-bit words of one tile (layout TILES)."""
+        return self.codes_per_vector * self.code_bits // 64
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes after the header."""
+        if self.layout == TILES:
+            return self.bands * self.blocks * self.words * 8
+        codes = self.out_features * self.vectors_per_row * self.codes_per_vector
+        return (codes * self.code_bits + 7) // 8
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of header and payload."""
+        return HEADER_BYTES + self.payload_bytes
+
+    def same_format(self, other: PackedHeader) -> bool:
+        """Whether all fields but the checksum agree."""
+        return replace(self, crc=0) == replace(other, crc=0)
+
+    def to_bytes(self) -> bytes:
+        """The 64 bytes of the file."""
+        return _STRUCT.pack(
+            MAGIC,
+            VERSION,
+            self.layout,
+            self.out_features,
+            self.in_features,
+            self.code_bits,
+            self.dim,
+            self.memory,
+            self.symbols,
+            self.code,
+            self.codes_per_vector,
+            self.hash_constant,
+            self.payload_bytes,
+            self.crc,
+            self.step,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PackedHeader:
+        """Read a header; the payload is not looked at (see ``read_packed``).
+
+        Raises:
+            ValueError: if the bytes are no header, or of another version, or contradict themselves.
+        """
+        if len(data) < HEADER_BYTES:
+            raise ValueError(
+                f"packed weight cut short: expected a header of {HEADER_BYTES} bytes, "
+                f"got {len(data)}"
+            )
+        magic, version, *fields = _STRUCT.unpack(data[:HEADER_BYTES])
+        if magic != MAGIC:
+            raise ValueError(f"not a packed weight: expected the magic {MAGIC!r}, got {magic!r}")
+        if version != VERSION:
+            fix = "upgrade vq-toolkit" if version > VERSION else "pack the weight again"
+            raise ValueError(
+                f"packed weight of format version {version}, this library reads version "
+                f"{VERSION}: {fix}"
+            )
+        payload_bytes, crc, step = fields[10:]
+        names = [field.name for field in dataclass_fields(cls)][:10]
+        header = cls(**dict(zip(names, fields[:10], strict=True)), crc=crc, step=step)
+        if header.payload_bytes != payload_bytes:
+            raise ValueError(
+                f"packed weight is corrupted: its header promises {payload_bytes} bytes of "
+                f"payload, its fields need {header.payload_bytes}"
+            )
+        return header
+
+
+def assemble(header: PackedHeader, payload: Tensor) -> Tensor:
+    """Header and payload in one uint8 tensor ``(64 + payload,)``, with the checksum filled in.
+
+    Raises:
+        ValueError: if the payload has another size than the header's fields ask for.
+    """
+    if payload.dtype != torch.uint8 or payload.numel() != header.payload_bytes:
+        raise ValueError(
+            f"payload: expected {header.payload_bytes} bytes (uint8), "
+            f"got {payload.numel()} of {payload.dtype}"
+        )
+    flat = payload.reshape(-1).cpu().contiguous()
+    sealed = replace(header, crc=zlib.crc32(flat.numpy().data))
+    front = torch.frombuffer(bytearray(sealed.to_bytes()), dtype=torch.uint8)
+    return torch.cat([front, flat])
+
+
+def read_header(weight: Tensor) -> PackedHeader:
+    """Header of a packed weight, checked against the tensor's size but not its checksum.
+
+    Raises:
+        ValueError: as ``PackedHeader.from_bytes``, or if the tensor has another length.
+    """
+    if weight.dtype != torch.uint8 or weight.ndim != 1:
+        raise ValueError(
+            f"packed weight: expected uint8 of one dimension, got {weight.dtype} of shape "
+            f"{tuple(weight.shape)}"
+        )
+    header = PackedHeader.from_bytes(weight[:HEADER_BYTES].cpu().numpy().tobytes())
+    if weight.numel() != header.total_bytes:
+        raise ValueError(
+            f"packed weight cut short or too long: expected {header.total_bytes} bytes for "
+            f"{header.out_features}x{header.in_features}, got {weight.numel()}"
+        )
+    return header
+
+
+def read_packed(weight: Tensor) -> PackedHeader:
+    """Header of a packed weight after checking size and checksum.
+
+    Raises:
+        ValueError: as ``read_header``, or if the payload is corrupted.
+    """
+    header = read_header(weight)
+    found = zlib.crc32(weight[HEADER_BYTES:].cpu().contiguous().numpy().data)
+    if found != header.crc:
+        raise ValueError(
+            f"packed weight is corrupted: CRC-32 of the payload is {found:#010x}, the header "
+            f"says {header.crc:#010x}; get the file again"
+        )
+    return header
+
+
+def _check_fields(header: PackedHeader) -> None:
+    """Raise ValueError unless the fields describe a format that exists."""
+    if header.layout not in (ROWS, TILES):
+        raise ValueError(f"packed weight: unknown layout {header.layout}, expected 1 or 2")
+    if header.out_features < 1 or header.in_features < 1:
+        raise ValueError(
+            f"packed weight: expected positive sizes, got out={header.out_features}, "
+            f"in={header.in_features}"
+        )
+    if not 1 <= header.code_bits <= 32 or header.dim < 1 or header.codes_per_vector < 1:
+        raise ValueError(
+            "packed weight: expected codes of 1 to 32 bits and at least one code and one weight a "
+            f"vector, got {header.code_bits} bits, dim={header.dim}, "
+            f"codes_per_vector={header.codes_per_vector}"
+        )
+    if header.layout == TILES:
+        _check_trellis(header)
+
+
+def _check_trellis(header: PackedHeader) -> None:
+    """Raise ValueError unless the fields describe a trellis the decoders know."""
+    symbols, steps = header.symbols, header.codes_per_vector
+    if header.dim != TILE_WEIGHTS or symbols < 1 or steps * symbols != TILE_WEIGHTS:
+        raise ValueError(
+            f"packed trellis: expected dim 256 and 256 / symbols steps, got dim={header.dim}, "
+            f"symbols={symbols}, steps={steps}"
+        )
+    if steps * header.code_bits % 64:
+        raise ValueError(
+            f"packed trellis: {header.code_bits} bits a step do not fill whole 64-bit words; "
+            f"expected a multiple of symbols / 4 = {symbols / 4}"
+        )
+    if not max(header.code_bits, 1) <= header.memory <= 16:
+        raise ValueError(
+            f"packed trellis: expected a memory from {header.code_bits} (bits of a step) to 16, "
+            f"got {header.memory}"
+        )
+    if header.code not in (TABLE_CODE, HASH_CODE):
+        raise ValueError(f"packed trellis: unknown code {header.code}, expected 0 or 1")
+    if header.code == HASH_CODE and (symbols != 2 or not 0 < header.hash_constant < 2**16):
+        raise ValueError(
+            "packed trellis: the hash code needs two symbols a step and a 16-bit constant, got "
+            f"symbols={symbols}, hash_constant={header.hash_constant}"
+        )
