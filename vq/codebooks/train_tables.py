@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from vq.codebooks import build
 from vq.codebooks.search_hash import blocks, measure
 from vq.codebooks.trellis_codes import table_name
-from vq.codebooks.trellis_fit import centroids, sums_of_states
+from vq.codebooks.trellis_fit import centroids, start_table, sums_of_states
 
 
 @dataclass(frozen=True)
@@ -62,28 +63,11 @@ PLANS = (
 )
 
 
-def quantile_table(memory: int, constant: int, scale: float) -> Tensor:
-    """Normal quantiles in the order of a multiplicative hash, ``(2**memory, 1)`` float32."""
-    size = 1 << memory
-    normal = NormalDist()
+def normal_levels(memory: int, bits: int) -> Tensor:
+    """As many normal quantiles as states, ``(2**memory,)``, at the power of the best reproduction."""
+    size, normal = 1 << memory, NormalDist()
     levels = torch.tensor([normal.inv_cdf((i + 0.5) / size) for i in range(size)])
-    return levels[(torch.arange(size) * constant) % size].unsqueeze(1).float() * scale
-
-
-def start_table(plan: Plan, seed: int) -> tuple[Tensor, int]:
-    """The quantile table of the best constant, found by halving: few blocks for many first."""
-    sorted_levels = quantile_table(plan.memory, 1, 1.0)
-    size, scale = 1 << plan.memory, (1 - 0.25**plan.bits) ** 0.5
-    generator = torch.Generator().manual_seed(seed)
-    found = (torch.randperm(size // 2, generator=generator)[: plan.draws] * 2 + 1).tolist()
-    for count, keep in ((16, max(20, plan.draws // 10)), (80, 20), (400, 1)):
-        x = blocks(count, seed=seed + count)
-        scores = []
-        for constant in tqdm(found, desc=f"{plan.spec}: constants on {count} blocks", leave=False):
-            table = sorted_levels[(torch.arange(size) * constant) % size] * scale
-            scores.append((measure(x, table, plan.bits, plan.memory), constant))
-        found = [constant for _, constant in sorted(scores)[:keep]]
-    return quantile_table(plan.memory, found[0], scale), found[0]
+    return levels * (1 - 0.25**bits) ** 0.5
 
 
 def train(plan: Plan, seed: int) -> tuple[Tensor, dict[str, str]]:
@@ -92,7 +76,10 @@ def train(plan: Plan, seed: int) -> tuple[Tensor, dict[str, str]]:
     Lloyd's algorithm with fresh blocks in every iteration; in the second half the sums of earlier
     iterations are kept with a weight that decays, which averages the sampling noise away.
     """
-    table, constant = start_table(plan, seed)
+    generator = torch.Generator().manual_seed(seed)
+    levels = normal_levels(plan.memory, plan.bits)
+    some = blocks(400, seed)
+    table = start_table(levels, some, plan.bits, 1, draws=plan.draws, generator=generator)
     sums = torch.zeros(table.shape, dtype=torch.float64)
     counts = sums.clone()
     for iteration in tqdm(range(plan.iterations), desc=plan.spec, leave=False):
@@ -108,11 +95,33 @@ def train(plan: Plan, seed: int) -> tuple[Tensor, dict[str, str]]:
         "seed": str(seed),
         "iterations": str(plan.iterations),
         "blocks": str(plan.count),
-        "constant": str(constant),
+        "draws": str(plan.draws),
         "mse": f"{mse:.5f}",
         "command": "python -m vq.codebooks.train_tables "
         f"--bits {plan.bits} --memory {plan.memory} --seed {seed}",
     }
+
+
+GOLDEN = (
+    *(f"trellis(bits=2, memory={memory}, code=hash)" for memory in (10, 12, 14, 16)),
+    *(f"trellis(bits={bits}, memory=12, code=hash)" for bits in (1, 1.5, 3, 4)),
+    *(plan.spec for plan in PLANS if plan.memory <= 12),
+    *(f"trellis(bits=2, memory=12, code={code})" for code in ("mad1", "inst3", "mul1", "random")),
+)
+
+
+def save_golden(path: Path) -> None:
+    """Inputs, codes, packed bytes and values of the shipped specs, for tests."""
+    x = blocks(2, seed=31_415)
+    x[0, 7], x[1, 200] = 9.0, -40.0  # beyond what 16 bits hold
+    found = {"inputs": x}
+    for spec in GOLDEN:
+        codebook = build(spec)
+        codes = codebook.encode(x)
+        found[f"{spec} codes"] = codes
+        found[f"{spec} packed"] = codebook.pack(codes).payload
+        found[f"{spec} values"] = codebook.decode(codes)
+    save_file(found, path)
 
 
 def main() -> None:
@@ -122,7 +131,11 @@ def main() -> None:
     parser.add_argument("--memory", type=int, help="only tables of this memory")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("codebooks"))
+    parser.add_argument("--golden", action="store_true", help="only write the vectors for tests")
     args = parser.parse_args()
+    if args.golden:
+        save_golden(args.out / "golden-trellis.safetensors")
+        return
     for plan in PLANS:
         if args.bits not in (None, plan.bits) or args.memory not in (None, plan.memory):
             continue

@@ -10,7 +10,7 @@ from vq.codebooks.base import Codebook, check_vectors
 from vq.codebooks.packing import PackedCodes
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec, Value, nearest_names
-from vq.codebooks.trellis_fit import fit_table
+from vq.codebooks.trellis_fit import fit_table, start_table
 from vq.kernels.trellis import trellis_decode, trellis_encode, trellis_pack, trellis_unpack
 
 LENGTH = 256  # values of one sequence
@@ -124,6 +124,11 @@ class Trellis(Codebook):
         return (LENGTH // self.symbols,)
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """64 rows x 4 columns, the tile of the packed format."""
+        return 64, 4
+
+    @property
     def fitted(self) -> bool:
         """False for ``code=lut`` without a table."""
         return self.code != "lut" or bool(self.table.any())
@@ -172,7 +177,7 @@ class Trellis(Codebook):
         generator: torch.Generator | None = None,
         iterations: int = 20,
     ) -> Trellis:
-        """Train the table of ``code=lut`` on blocks ``(n, 256)``, from what it is or random values.
+        """Train the table of ``code=lut`` on blocks ``(n, 256)``, from what it is or from their quantiles.
 
         Lloyd's algorithm: encode all blocks, set each state to the mean of what it was used for,
         repeat. States that no path visits keep their value; the best table seen is kept.
@@ -193,11 +198,21 @@ class Trellis(Codebook):
             )
         start = self.table
         if not self.fitted:
-            rms = flat.square().mean().sqrt()
-            start = torch.randn(start.shape, generator=generator).to(start.device) * rms
+            start = self._start(flat, generator)
         table, _ = fit_table(flat, start, self.step_bits, self.memory, iterations)
         self.table.copy_(table)
         return self
+
+    def _start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Quantiles of ``x`` ``(n, 256)`` in a good order."""
+        size = 1 << self.memory
+        ordered = x.reshape(-1).cpu().sort().values
+        place = ((torch.arange(size) + 0.5) * len(ordered) / size).long()
+        levels = ordered[place] * (1 - 0.25**self.bits) ** 0.5
+        draws = max(20, 200 >> max(0, self.memory - 12))
+        return start_table(
+            levels, x, self.step_bits, self.symbols, draws=draws, generator=generator
+        )
 
     def pack(self, codes: Tensor) -> PackedCodes:
         """Bit streams of 64-bit words, first bit most significant: ``256 * bits`` bits a block."""

@@ -59,6 +59,46 @@ def fit_table(
     return (table, error) if error < least else (best, least)
 
 
+def start_table(
+    levels: Tensor,
+    x: Tensor,
+    step_bits: int,
+    symbols: int,
+    *,
+    draws: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Levels in the order of a multiplicative hash, the best of many: state s takes level ``s * C``.
+
+    Neighbours on the trellis differ in their high or their low bits; a good odd constant C spreads
+    both kinds evenly over the levels, which neither Lloyd's algorithm nor a random table finds.
+
+    Args:
+        levels: ``(2**memory,)`` ascending.
+        x: blocks ``(n, length)`` to compare constants on, of which some hundred are used.
+        step_bits: bits of one step.
+        symbols: values of a step; each has a constant of its own.
+        draws: constants to compare.
+        generator: of the constants.
+
+    Returns:
+        ``(2**memory, symbols)`` float32.
+    """
+    size = len(levels)
+    memory = size.bit_length() - 1
+    state = torch.arange(size).unsqueeze(1)
+    found = torch.randint(size // 2, (draws, symbols), generator=generator) * 2 + 1
+    for count, keep in ((16, max(20, draws // 10)), (80, 20), (400, 1)):
+        some, scores = x[:count], []
+        for constants in found:
+            table = levels[(state * constants) % size].to(x.device)
+            codes = trellis_encode(some, table, step_bits, memory)
+            error = trellis_decode(codes, table, step_bits, memory) - some
+            scores.append(float(error.double().square().mean()))
+        found = found[torch.tensor(scores).argsort(stable=True)[:keep]]
+    return levels[(state * found[0]) % size].float().to(x.device)
+
+
 def centroids(sums: Tensor, counts: Tensor, table: Tensor, prior: float = 0.0) -> Tensor:
     """Mean of what each state was used for, ``prior`` observations of its old value mixed in."""
     old = table.double().cpu()

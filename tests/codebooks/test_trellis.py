@@ -1,0 +1,242 @@
+"""The trellis codebook: codes, distortions, packing, training, shipped tables."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vq._data_files import data_path
+from vq.codebooks import PackedCodes, build
+from vq.codebooks.train_tables import GOLDEN
+from vq.codebooks.trellis import Trellis
+from vq.codebooks.trellis_codes import hash_levels, hash_table, trained_table
+
+# spec, largest held-out mean squared error on N(0, 1); (spec, limit, blocks) of the full measurement
+GATES = [
+    ("trellis(bits=2, memory=6, code=lut)", 0.0855),
+    ("trellis(bits=2, memory=8, code=lut)", 0.0785),
+    ("trellis(bits=2, memory=10, code=lut)", 0.0750),
+    ("trellis(bits=2, memory=12, code=lut)", 0.0740),
+    ("trellis(bits=2, memory=10, code=hash)", 0.0765),
+    ("trellis(bits=2, memory=12, code=hash)", 0.0728),
+    ("trellis(bits=1, memory=12, code=lut)", 0.283),
+    ("trellis(bits=3, memory=12, code=lut)", 0.0200),
+    ("trellis(bits=4, memory=12, code=lut)", 0.0056),
+]
+SLOW_GATES = [
+    *GATES,
+    ("trellis(bits=2, memory=14, code=hash)", 0.0715),
+    ("trellis(bits=2, memory=16, code=hash)", 0.0695),
+    ("trellis(bits=2, memory=16, code=lut)", 0.0690),
+]
+
+
+def gaussian(n, seed=0):
+    return torch.randn(n, 256, generator=torch.Generator().manual_seed(seed))
+
+
+def error(codebook, x):
+    difference = codebook(x).double() - x.double()
+    return float(difference.square().mean() / x.double().square().mean())
+
+
+@pytest.mark.parametrize("spec, limit", GATES)
+def test_distortion_on_held_out_gaussians(spec, limit):
+    codebook = build(spec)
+    assert error(codebook, gaussian(150, seed=4)) < 1.01 * limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec, limit", SLOW_GATES)
+def test_distortion_on_many_held_out_gaussians(spec, limit):
+    codebook = build(spec)
+    found = error(codebook, gaussian(1200, seed=5))
+    assert found < limit
+    assert found == pytest.approx(codebook.distortion, rel=0.012)
+
+
+@pytest.mark.parametrize("code", ["hash", "lut", "mad1", "inst3", "mul1", "random"])
+def test_more_memory_is_better_than_a_scalar(code):
+    assert error(build(f"trellis(bits=2, memory=10, code={code})"), gaussian(60)) < 0.083
+
+
+@pytest.mark.parametrize("bits", [1, 1.5, 2, 2.5, 3, 3.5, 4])
+def test_rates(bits):
+    codebook = build(f"trellis(bits={bits}, memory=10, code=hash)")
+    assert codebook.rate == bits and codebook.dim == 256 and codebook.entries is None
+    assert codebook.tile == (64, 4)
+    x = gaussian(12)
+    codes = codebook.encode(x)
+    packed = codebook.pack(codes)
+    assert packed.payload.numel() * 8 == 12 * 256 * bits
+    again = codebook.unpack(PackedCodes.from_bytes(packed.to_bytes()))
+    assert torch.equal(again, codes)
+    assert torch.equal(codebook.decode(again), codebook(x))
+    assert 4**-bits < error(codebook, x) < 2.2 * 4**-bits
+
+
+def oracle(code, state, memory):
+    """A state's value by plain integers."""
+    if code == "mad1":
+        word = (34038481 * state + 76625530) % 2**32
+        return [(sum(word.to_bytes(4, "little")) - 510) / 147.8 * 0.97]
+    if code == "mul1":
+        word = 0x83DCD12D * state % 2**32
+        return [(sum(word.to_bytes(4, "little")) - 510) / 147.8 * 0.97]
+    word = (((89226354 * state + 64248484) % 2**32) & 0x8FFF8FFF) ^ 0x3B603B60
+    halves = np.frombuffer(word.to_bytes(4, "little"), dtype="<f2").astype(np.float64)
+    return [float(halves.sum()) / 1.2437 * 0.97]
+
+
+@pytest.mark.parametrize("code", ["mad1", "inst3", "mul1"])
+@pytest.mark.parametrize("memory", [9, 16])
+def test_computed_codes_by_an_independent_oracle(code, memory):
+    table = build(f"trellis(bits=2, memory={memory}, code={code})").table
+    states = [0, 1, 2, 77, 255, 2**memory - 1]
+    expected = torch.tensor([oracle(code, s, memory) for s in states])
+    assert torch.allclose(table[states], expected, atol=1e-6)
+    assert float(table.square().mean()) == pytest.approx(0.97**2, rel=0.15)
+
+
+@pytest.mark.parametrize("memory", [6, 12, 16])
+def test_hash_code_by_an_independent_oracle(memory):
+    codebook = build(f"trellis(bits=2, memory={memory}, code=hash)")
+    levels = codebook.levels.tolist()
+    for state in [0, 1, 5, 2 ** (memory - 1), 2**memory - 1]:
+        product = (state << (16 - memory)) * codebook.hash_constant % 2**32
+        pair = levels[product >> 16 & 63], levels[product >> 8 & 63]
+        assert codebook.table[state].tolist() == [
+            float(np.float32(level) * np.float32(codebook.step)) for level in pair
+        ]
+
+
+def test_levels_of_the_hash_code():
+    levels = hash_levels()
+    assert levels.shape == (64,) and levels.dtype == torch.int8
+    assert levels.tolist() == sorted(levels.tolist())
+    assert torch.equal(levels, -levels.flip(0))
+    assert int(levels.abs().max()) <= 125
+    assert torch.equal(hash_table(8, 12345, 1.0) % 1, torch.zeros(256, 2))
+
+
+def test_constants_fit_sixteen_bits():
+    for memory in range(6, 17):
+        codebook = build(f"trellis(memory={memory})")
+        assert codebook.hash_constant % 2 == 1 and codebook.hash_constant < 2**16
+
+
+def test_golden_vectors():
+    golden = load_file(data_path("codebooks", "golden-trellis.safetensors"))
+    x = golden["inputs"]
+    assert len(golden) == 1 + 3 * len(GOLDEN)
+    for spec in GOLDEN:
+        codebook = build(spec)
+        assert str(codebook.spec) == spec
+        codes = codebook.encode(x)
+        assert torch.equal(codes, golden[f"{spec} codes"]), spec
+        assert torch.equal(codebook.pack(codes).payload, golden[f"{spec} packed"]), spec
+        assert torch.equal(codebook.decode(codes), golden[f"{spec} values"]), spec
+
+
+def test_shipped_figures():
+    shipped = build("trellis(bits=2, memory=12, code=lut)")
+    assert shipped.fitted and shipped.distortion == trained_table(2, 12, 1).distortion
+    shipped.table[3] += 0.1
+    assert shipped.distortion is None  # not the shipped table any more
+    again = build("trellis(bits=2, memory=12, code=lut)")
+    assert again.distortion is not None  # the cached one was not touched
+    assert build("trellis(bits=2, memory=12, code=mul1)").distortion is None
+    assert build("trellis").distortion == pytest.approx(0.071, rel=0.02)
+
+
+def test_spec_text():
+    assert str(Trellis().spec) == "trellis(bits=2, memory=12, code=hash)"
+    for text in (
+        "trellis(bits=2, memory=8, code=lut)",
+        "trellis(bits=1.5, memory=8, code=lut)",
+        "trellis(bits=2, memory=8, symbols=2, code=lut)",
+        "trellis(bits=2, memory=8, code=random, seed=3)",
+    ):
+        assert str(build(text).spec) == text
+    assert build("trellis(bits=1.5, memory=8, code=lut)").symbols == 2
+    assert build("trellis(bits=2.0, memory=8)").spec == build("trellis(bits=2, memory=8)").spec
+
+
+def test_random_tables_are_seeded():
+    one, same, other = (
+        build(f"trellis(bits=2, memory=8, code=random, seed={seed})") for seed in (1, 1, 2)
+    )
+    assert torch.equal(one.table, same.table) and not torch.equal(one.table, other.table)
+
+
+@pytest.mark.parametrize(
+    "spec", ["trellis(bits=3, memory=7, code=lut)", "trellis(bits=1.5, memory=7, code=lut)"]
+)
+def test_fit_beats_a_random_table_on_held_out_data(spec):
+    codebook = build(spec)
+    assert not codebook.fitted and codebook.distortion is None
+    with pytest.raises(ValueError, match="has no table yet"):
+        codebook.encode(gaussian(1))
+    x = gaussian(200, seed=1) * 0.5
+    assert codebook.fit(x, generator=torch.Generator().manual_seed(0)) is codebook
+    again = build(spec).fit(x, generator=torch.Generator().manual_seed(0))
+    assert codebook.fitted and torch.equal(codebook.table, again.table)
+    held_out = gaussian(100, seed=2) * 0.5
+    rival = build(spec.replace("lut", "random"))
+    rival.table.mul_(0.5)
+    assert error(codebook, held_out) < 0.95 * error(rival, held_out)
+    loaded = build(spec)
+    loaded.load_state_dict(codebook.state_dict())
+    assert loaded.fitted and torch.equal(loaded.encode(held_out), codebook.encode(held_out))
+
+
+def test_fit_refuses_what_it_cannot_use():
+    codebook = build("trellis(bits=2, memory=6, code=lut)")
+    with pytest.raises(TypeError, match="nothing to fit"):
+        Trellis().fit(gaussian(1))
+    with pytest.raises(ValueError, match="at least one block"):
+        codebook.fit(gaussian(0))
+    with pytest.raises(ValueError, match="weight is not supported"):
+        codebook.fit(gaussian(1), weight=torch.ones(256))
+    broken = gaussian(2)
+    broken[1, 3] = float("inf")
+    with pytest.raises(ValueError, match=r"x\[\(1, 3\)\] is inf"):
+        codebook.fit(broken)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("trellis(bits=5)", "bits \\* symbols must be a whole number from 1 to 8"),
+        ("trellis(bits=1.3)", "bits \\* symbols"),
+        ("trellis(memory=17)", "at most 16"),
+        ("trellis(bits=4, memory=8)", "above bits \\* symbols = 8"),
+        ("trellis(code=hsh)", "did you mean hash"),
+        ("trellis(code=hash, symbols=1)", "does not have symbols=1"),
+        ("trellis(code=mul1, symbols=2)", "does not have symbols=2"),
+        ("trellis(symbols=3, code=lut)", "symbols must be 1 or 2"),
+        ("trellis(seed=2)", "only means something with code=random"),
+    ],
+)
+def test_bad_specs(spec, message):
+    with pytest.raises(ValueError, match=message):
+        build(spec)
+
+
+def test_bad_input():
+    codebook = Trellis(memory=8)
+    with pytest.raises(ValueError, match="weight is not supported"):
+        codebook.encode(gaussian(1), weight=torch.ones(256))
+    with pytest.raises(ValueError, match=r"\(\*batch, 256\)"):
+        codebook.encode(torch.zeros(2, 255))
+    with pytest.raises(ValueError, match="expected codes in"):
+        codebook.decode(torch.full((1, 128), 16))
+    with pytest.raises(ValueError, match="integer codes"):
+        codebook.decode(torch.zeros(1, 128))
+    codes = codebook.encode(gaussian(2))
+    packed = codebook.pack(codes)
+    with pytest.raises(ValueError, match="cannot be read by"):
+        Trellis(memory=9).unpack(packed)
+    short = PackedCodes(packed.payload[:-1], packed.spec, packed.version, packed.shape)
+    with pytest.raises(ValueError, match="expected 128 bytes for 2 blocks, got 127"):
+        codebook.unpack(short)
