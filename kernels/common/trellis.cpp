@@ -34,7 +34,7 @@ Engine choose(const TrellisShape& shape) {
     return {avx2::trellis_forward(shape.step_bits, shape.symbols), avx2::trellis_lanes};
 #endif
   const int lanes = (int)std::min<long>(groups, portable::trellis_lanes);
-  return {portable::trellis_forward(lanes), lanes};
+  return {portable::trellis_forward(shape.step_bits, lanes), lanes};
 }
 
 class Encoder {

@@ -73,7 +73,8 @@ class Trellis(Codebook):
         levels = torch.zeros(0, dtype=torch.int8)
         if code == "hash":
             found = source.hash_code(self.bits, memory)
-            self.step, self.hash_constant = found.step, found.constant
+            self.hash_constant = found.constant
+            self.step = float(torch.tensor(found.step, dtype=torch.float32))
             levels = source.hash_levels()
         self.register_buffer("levels", levels)
         self.register_buffer("table", self._make_table())

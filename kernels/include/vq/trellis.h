@@ -27,7 +27,7 @@ using TrellisForward = void (*)(const TrellisShape& shape, const int16_t* x, int
 
 // Each works for groups >= its number of lanes; null where step_bits or symbols are out of range.
 namespace portable {
-TrellisForward trellis_forward(int lanes);  // any power of two up to 16
+TrellisForward trellis_forward(int step_bits, int lanes);  // lanes: any power of two from 2 to 16
 constexpr int trellis_lanes = 16;
 }  // namespace portable
 namespace avx2 {
