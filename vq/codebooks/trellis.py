@@ -83,7 +83,11 @@ class Trellis(Codebook):
             return source.hash_table(self.memory, self.hash_constant, self.step, self.levels)
         if self.code == "lut":
             shipped = source.trained_table(self.bits, self.memory, self.symbols)
-            return torch.zeros(1 << self.memory, self.symbols) if shipped is None else shipped.table.clone()
+            return (
+                torch.zeros(1 << self.memory, self.symbols)
+                if shipped is None
+                else shipped.table.clone()
+            )
         if self.code == "random":
             return source.random_table(self.memory, self.symbols, self.seed) * source.COMPUTED_SCALE
         return source.COMPUTED[self.code](self.memory) * source.COMPUTED_SCALE
@@ -115,6 +119,11 @@ class Trellis(Codebook):
         return self.step_bits
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """64 rows of 4 columns: error feedback works on blocks of 4 columns, not 16 or 256."""
+        return 64, 4
+
+    @property
     def codes_shape(self) -> tuple[int, ...]:
         """One code a step."""
         return (LENGTH // self.symbols,)
@@ -130,7 +139,11 @@ class Trellis(Codebook):
         if self.code == "hash":
             return source.hash_code(self.bits, self.memory).distortion
         shipped = source.trained_table(self.bits, self.memory, self.symbols)
-        if self.code == "lut" and shipped is not None and torch.equal(self.table.cpu(), shipped.table):
+        if (
+            self.code == "lut"
+            and shipped is not None
+            and torch.equal(self.table.cpu(), shipped.table)
+        ):
             return shipped.distortion
         return None
 
