@@ -1,6 +1,6 @@
 """How far is each codebook from Shannon's limit on N(0, 1)? The same as `vq bench gaussian`.
 
-    python benchmarks/gaussian.py --json benchmarks/results/gaussian.json
+python benchmarks/gaussian.py --json benchmarks/results/gaussian.json
 """
 
 import sys
