@@ -1,7 +1,7 @@
 """Compress a language model to a Hugging Face folder.
 
-MODEL is a folder of safetensors, a .gguf file or a hub id. One block is in memory at a time. A run that was stopped goes
-on where it was: give the same command again, the result has the same bytes.
+MODEL is a folder of safetensors, a .gguf file or a hub id. One block is in memory at a time. A run that was
+stopped goes on where it was: give the same command again, the result has the same bytes.
 
   vq compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/
 """
