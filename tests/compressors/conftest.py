@@ -30,7 +30,9 @@ def save_tokenizer(folder: Path) -> None:
     vocab = {"<unk>": 0, **{word: i + 1 for i, word in enumerate(WORDS)}}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>"
+    ).save_pretrained(folder)
 
 
 def make_model(folder: Path, kind: str = "llama", layers: int = 3, **changes: Any) -> Path:
@@ -49,7 +51,9 @@ def make_model(folder: Path, kind: str = "llama", layers: int = 3, **changes: An
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1:  # norms and biases away from 1 and 0, where mistakes would not show
+            if (
+                parameter.ndim == 1
+            ):  # norms and biases away from 1 and 0, where mistakes would not show
                 parameter.add_(0.1 * torch.randn(parameter.shape))
             else:
                 parameter.mul_(4)
@@ -65,9 +69,10 @@ def llama(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def qwen(tmp_path_factory) -> Path:
-    """Biases at q, k, v; a head of its own."""
-    return make_model(tmp_path_factory.mktemp("models") / "qwen", "qwen2", tie_word_embeddings=False)
+def biased(tmp_path_factory) -> Path:
+    """Biases everywhere; a head of its own."""
+    changes = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}
+    return make_model(tmp_path_factory.mktemp("models") / "biased", **changes)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +100,9 @@ def copy(tmp_path) -> Callable[..., Path]:
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,9 @@ def test_not_finite_weight_is_named_with_its_index(llama, copy, tmp_path):
     tensors[name][3, 5] = float("nan")
     save_file(tensors, folder / SINGLE)
     source = open_source(folder, tmp_path)
-    with pytest.raises(VqError, match=r"layers\.1\.mlp\.up_proj\.weight\[3, 5\] is nan \(1 of 1536"):
+    with pytest.raises(
+        VqError, match=r"layers\.1\.mlp\.up_proj\.weight\[3, 5\] is nan \(1 of 1536"
+    ):
         source.read(name)
 
 
@@ -114,7 +116,9 @@ def test_folder_without_weights_or_config(llama, copy, tmp_path):
 def test_missing_path_and_hub_id_offline(tmp_path):
     with pytest.raises(VqError, match="no such file or folder"):
         open_source("./nothing/here/at/all", tmp_path)
-    with pytest.raises(VqError, match="somebody/some-model: no such folder, and the hub did not give it"):
+    with pytest.raises(
+        VqError, match="somebody/some-model: no such folder, and the hub did not give it"
+    ):
         open_source("somebody/some-model", tmp_path)
 
 

@@ -45,7 +45,9 @@ def test_we_read_what_the_reference_library_writes(tmp_path):
 
 def test_bytes_do_not_depend_on_the_order(tmp_path):
     for name, order in (("x", list(TENSORS)), ("y", list(TENSORS)[::-1])):
-        write_tensors(tmp_path / name, {k: pending(TENSORS[k]) for k in order}, {"b": "1", "a": "2"})
+        write_tensors(
+            tmp_path / name, {k: pending(TENSORS[k]) for k in order}, {"b": "1", "a": "2"}
+        )
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
