@@ -1,7 +1,56 @@
+#include "vq/linear.h"
+
+#include <stdexcept>
+
 #include "vq/bindings.h"
 
-namespace vq {
+namespace nb = nanobind;
+using namespace nb::literals;
 
-void bind_linear(nanobind::module_&) {}
+namespace vq {
+namespace {
+
+template <typename T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
+            uintptr_t signs_out, uintptr_t levels, long in, long out, int planes, uintptr_t y, int threads) {
+  const Trellis w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(levels));
+  if (!w.hash || w.in != in || w.out != out)
+    throw std::invalid_argument("packed_linear: the sizes of x or scales do not fit the packed weight");
+  nb::gil_scoped_release release;
+  packed_linear(pointer<const float>(x), rows, w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_in),
+                pointer<const uint8_t>(signs_out), planes, pointer<float>(y), threads);
+}
+
+void trellis(uintptr_t weight, long bytes, uintptr_t table, long first, long rows, uintptr_t out, int threads) {
+  const Trellis w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(table));
+  if (first < 0 || rows < 0 || first + rows > w.out) throw std::invalid_argument("decode: rows beyond the matrix");
+  nb::gil_scoped_release release;
+  decode_trellis(w, first, rows, pointer<float>(out), threads);
+}
+
+void fixed(uintptr_t payload, int bits, uintptr_t table, long entries, long dim, long in, long first, long rows,
+           uintptr_t out, int threads) {
+  nb::gil_scoped_release release;
+  decode_rows(pointer<const uint8_t>(payload), bits, pointer<const float>(table), entries, dim, in, first, rows,
+              pointer<float>(out), threads);
+}
+
+void rotate(uintptr_t x, long rows, long n, uintptr_t first, uintptr_t last, int threads) {
+  nb::gil_scoped_release release;
+  hadamard_rows(pointer<float>(x), rows, n, pointer<const uint8_t>(first), pointer<const uint8_t>(last), threads);
+}
+
+}  // namespace
+
+void bind_linear(nb::module_& m) {
+  m.def("packed_linear", &linear, "Addresses of x, weight, ...; see vq/kernels/linear.py.");
+  m.def("decode_trellis", &trellis, "Rows of a matrix in layout 2 as float32.");
+  m.def("decode_rows", &fixed, "Rows of a matrix in layout 1 as float32.");
+  m.def("hadamard", &rotate, "In place over float32 (rows, n).");
+}
 
 }  // namespace vq

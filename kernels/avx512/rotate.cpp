@@ -1,0 +1,117 @@
+// AVX-512: block Walsh-Hadamard transform and quantization of activations.
+#include "vq/linear.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace vq {
+namespace {
+
+// One butterfly inside a register: `other` is v with lanes swapped, `high` marks the lanes that subtract.
+inline __m512 within(__m512 v, __m512 other, __mmask16 high) {
+  return _mm512_mask_sub_ps(_mm512_add_ps(other, v), high, other, v);
+}
+
+inline __m512 sixteen(__m512 v) {
+  v = within(v, _mm512_permute_ps(v, 0xb1), 0xaaaa);
+  v = within(v, _mm512_permute_ps(v, 0x4e), 0xcccc);
+  v = within(v, _mm512_shuffle_f32x4(v, v, 0xb1), 0xf0f0);
+  return within(v, _mm512_shuffle_f32x4(v, v, 0x4e), 0xff00);
+}
+
+void small(float* x, long size) {
+  for (long half = 1; half < size; half *= 2)
+    for (long i = 0; i < size; i += 2 * half)
+      for (long j = i; j < i + half; ++j) {
+        const float low = x[j], high = x[j + half];
+        x[j] = low + high;
+        x[j + half] = low - high;
+      }
+}
+
+void large(float* x, long size) {
+  for (long i = 0; i < size; i += 16) _mm512_storeu_ps(x + i, sixteen(_mm512_loadu_ps(x + i)));
+  long half = 16;
+  for (; half * 4 <= size; half *= 4)  // two stages at once
+    for (long i = 0; i < size; i += 4 * half)
+      for (long j = i; j < i + half; j += 16) {
+        const __m512 a = _mm512_loadu_ps(x + j), b = _mm512_loadu_ps(x + j + half);
+        const __m512 c = _mm512_loadu_ps(x + j + 2 * half), d = _mm512_loadu_ps(x + j + 3 * half);
+        const __m512 e = _mm512_add_ps(a, b), f = _mm512_sub_ps(a, b);
+        const __m512 g = _mm512_add_ps(c, d), h = _mm512_sub_ps(c, d);
+        _mm512_storeu_ps(x + j, _mm512_add_ps(e, g));
+        _mm512_storeu_ps(x + j + half, _mm512_add_ps(f, h));
+        _mm512_storeu_ps(x + j + 2 * half, _mm512_sub_ps(e, g));
+        _mm512_storeu_ps(x + j + 3 * half, _mm512_sub_ps(f, h));
+      }
+  for (; half < size; half *= 2)
+    for (long i = 0; i < size; i += 2 * half)
+      for (long j = i; j < i + half; j += 16) {
+        const __m512 a = _mm512_loadu_ps(x + j), b = _mm512_loadu_ps(x + j + half);
+        _mm512_storeu_ps(x + j, _mm512_add_ps(a, b));
+        _mm512_storeu_ps(x + j + half, _mm512_sub_ps(a, b));
+      }
+}
+
+}  // namespace
+
+void hadamard_avx512(float* x, long n) {
+  long at = 0;
+  for (long size = 1L << 40; size >= 1; size /= 2) {
+    if (!(n & size)) continue;
+    if (size >= 16) {
+      large(x + at, size);
+    } else {
+      small(x + at, size);
+    }
+    const float norm = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
+    for (long i = at; i < at + size; ++i) x[i] *= norm;
+    at += size;
+  }
+}
+
+void quantize_avx512(const float* x, long n, int planes, long plane_bytes, int8_t* acts, int32_t* sums, float* unit) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i top = _mm512_setzero_si512();
+  auto lanes = [&](long i) { return static_cast<__mmask16>(n - i >= 16 ? 0xffff : n > i ? (1u << (n - i)) - 1 : 0); };
+  for (long i = 0; i < n; i += 16)
+    top = _mm512_max_epi32(top, _mm512_and_si512(magnitude, _mm512_castps_si512(_mm512_maskz_loadu_ps(lanes(i), x + i))));
+  const int bits = _mm512_reduce_max_epi32(top);
+  float largest;
+  std::memcpy(&largest, &bits, 4);
+  std::fill(sums, sums + planes, 0);
+  if (!(largest > 1e-30f) || !std::isfinite(largest)) {
+    std::memset(acts, 0, planes * plane_bytes);
+    *unit = std::isfinite(largest) ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    return;
+  }
+  const float limit = planes == 2 ? 16319.0f : 127.0f;
+  *unit = largest / limit;
+  const __m512 factor = _mm512_set1_ps(limit / largest);
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const __m512i half = _mm512_set1_epi32(64), seven = _mm512_set1_epi32(127);
+  __m512i total[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  for (long i = 0, g = 0; g * 64 < plane_bytes; i += 32, ++g) {
+    __m512i part[2][2];
+    for (int h = 0; h < 2; ++h) {
+      const __mmask16 live = lanes(i + 16 * h);
+      const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(live, live ? x + i + 16 * h : x), factor);
+      const __m512i q = _mm512_cvtps_epi32(v);
+      const __m512i low = _mm512_sub_epi32(_mm512_and_si512(_mm512_add_epi32(q, half), seven), half);
+      part[0][h] = planes == 2 ? _mm512_srai_epi32(_mm512_sub_epi32(q, low), 7) : q;
+      part[1][h] = low;
+    }
+    for (int p = 0; p < planes; ++p) {
+      total[p] = _mm512_add_epi32(total[p], _mm512_add_epi32(part[p][0], part[p][1]));
+      const __m256i packed = _mm256_set_m128i(_mm512_cvtepi32_epi8(part[p][1]), _mm512_cvtepi32_epi8(part[p][0]));
+      _mm512_store_si512(acts + p * plane_bytes + g * 64, _mm512_permutexvar_epi32(twice, _mm512_castsi256_si512(packed)));
+    }
+  }
+  for (int p = 0; p < planes; ++p) sums[p] = _mm512_reduce_add_epi32(total[p]);
+}
+
+}  // namespace vq

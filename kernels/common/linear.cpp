@@ -1,0 +1,208 @@
+#include "vq/linear.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "vq/cpu.h"
+#include "vq/threads.h"
+
+namespace vq {
+namespace {
+
+const LinearKernels& kernels() {
+#if VQ_X86
+  if (isa() == Isa::avx512) return avx512_linear;
+  if (isa() == Isa::avx2) return avx2_linear;
+#endif
+  return portable_linear;
+}
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+
+template <typename T>
+std::unique_ptr<T[], Free> aligned(long count) {
+  size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  void* p = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
+  if (!p) throw std::bad_alloc();
+  return std::unique_ptr<T[], Free>(static_cast<T*>(p));
+}
+
+template <typename T>
+T field(const uint8_t* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(T));
+  return value;
+}
+
+float from_half(uint16_t h) {
+  uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
+  if (exponent == 0) {
+    float value = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
+    std::memcpy(&bits, &value, 4);
+    bits |= sign;
+  } else {
+    bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
+  }
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+void flip(float* x, long n, const uint8_t* signs) {
+  for (long i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    bits ^= static_cast<uint32_t>(signs[i >> 3] >> (i & 7) & 1) << 31;
+    std::memcpy(x + i, &bits, 4);
+  }
+}
+
+// Sums of one row's planes to floats: 64 rows of a band, cut at the end of the matrix.
+void finish(const Trellis& w, long band, const int32_t* sums, int planes, float unit, const uint16_t* scales, float* y) {
+  long first = band * 64, rows = std::min(64L, w.out - first);
+  for (long r = 0; r < rows; ++r) {
+    int64_t total = planes == 2 ? int64_t{sums[r]} * 128 + sums[64 + r] : sums[r];
+    y[first + r] = static_cast<float>(total) * unit * w.step * from_half(scales[first + r]);
+  }
+}
+
+// Both levels of every state of the hash code.
+std::vector<int8_t> state_pairs(const Trellis& w) {
+  const int8_t* levels = static_cast<const int8_t*>(w.table);
+  std::vector<int8_t> table(2L << w.memory);
+  for (uint32_t s = 0; s < 1u << w.memory; ++s) {
+    const uint32_t product = (s << (16 - w.memory)) * w.constant;
+    table[2 * s] = levels[product >> 16 & 63];
+    table[2 * s + 1] = levels[product >> 8 & 63];
+  }
+  return table;
+}
+
+}  // namespace
+
+Trellis view_trellis(const uint8_t* weight, long bytes, const void* table) {
+  if (bytes < 64 || std::memcmp(weight, "VQPK", 4) != 0 || field<uint16_t>(weight + 4) != 1)
+    throw std::invalid_argument("not a packed weight of format version 1");
+  Trellis w{};
+  w.payload = weight + 64;
+  w.table = table;
+  w.out = field<uint32_t>(weight + 8);
+  w.in = field<uint32_t>(weight + 12);
+  w.step_bits = field<uint16_t>(weight + 16);
+  w.memory = field<uint16_t>(weight + 20);
+  w.symbols = field<uint16_t>(weight + 22);
+  w.hash = field<uint16_t>(weight + 24) == 1;
+  w.constant = static_cast<uint16_t>(field<uint32_t>(weight + 28));
+  w.step = field<float>(weight + 44);
+  w.bands = (w.out + 63) / 64;
+  w.blocks = (w.in + 3) / 4;
+  w.groups = (w.blocks + 7) / 8;
+  bool known = field<uint16_t>(weight + 6) == 2 && w.symbols >= 1 && w.symbols <= 256 && 256 % w.symbols == 0 &&
+               w.step_bits >= 1 && w.memory >= w.step_bits && w.memory <= 16 && (!w.hash || w.symbols == 2);
+  if (!known || 256 / w.symbols * w.step_bits % 64 != 0) throw std::invalid_argument("not a packed trellis");
+  w.words = 256 / w.symbols * w.step_bits / 64;
+  if (w.bands * w.blocks * w.words * 8 != bytes - 64) throw std::invalid_argument("packed trellis of another size");
+  return w;
+}
+
+void packed_linear(const float* x, long rows, const Trellis& view, const uint16_t* scales, const uint8_t* signs_in,
+                   const uint8_t* signs_out, int planes, float* y, int threads) {
+  const LinearKernels& k = kernels();
+  Trellis w = view;
+  const std::vector<int8_t> pairs = k.wants_pairs ? state_pairs(w) : std::vector<int8_t>();
+  w.pairs = pairs.data();
+  const long plane_bytes = w.groups * 64, all = rows * planes;
+  auto acts = aligned<int8_t>(all * plane_bytes);
+  auto act_sums = aligned<int32_t>(all);
+  auto units = aligned<float>(rows);
+  parallel_for(rows, 1, threads, [&](long first, long last) {
+    auto row = aligned<float>(w.in);
+    for (long i = first; i < last; ++i) {
+      std::copy(x + i * w.in, x + (i + 1) * w.in, row.get());
+      if (signs_in) {
+        flip(row.get(), w.in, signs_in);
+        k.hadamard(row.get(), w.in);
+      }
+      k.quantize(row.get(), w.in, planes, plane_bytes, acts.get() + i * planes * plane_bytes,
+                 act_sums.get() + i * planes, units.get() + i);
+    }
+  });
+  parallel_for(w.bands, std::max(1L, w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
+    auto sums = aligned<int32_t>(all * 64);
+    for (long band = first; band < last; ++band) {
+      k.dot(w, band, acts.get(), act_sums.get(), all, sums.get());
+      for (long i = 0; i < rows; ++i)
+        finish(w, band, sums.get() + i * planes * 64, planes, units[i], scales, y + i * w.out);
+    }
+  });
+  if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
+}
+
+void decode_trellis(const Trellis& view, long first, long rows, float* out, int threads) {
+  const LinearKernels& k = kernels();
+  Trellis w = view;
+  const std::vector<int8_t> pairs = k.wants_pairs && w.hash ? state_pairs(w) : std::vector<int8_t>();
+  w.pairs = pairs.data();
+  const long width = w.groups * 32, first_band = first / 64, last_band = (first + rows + 63) / 64;
+  parallel_for(last_band - first_band, 1, threads, [&](long begin, long end) {
+    std::unique_ptr<float[], Free> scratch;
+    for (long band = first_band + begin; band < first_band + end; ++band) {
+      const long top = band * 64;
+      if (top >= first && top + 64 <= first + rows && width == w.in) {
+        k.decode(w, band, out + (top - first) * w.in, w.in);
+        continue;
+      }
+      if (!scratch) scratch = aligned<float>(64 * width);
+      k.decode(w, band, scratch.get(), width);
+      for (long r = std::max(top, first); r < std::min(top + 64, first + rows); ++r)
+        std::copy_n(scratch.get() + (r - top) * width, w.in, out + (r - first) * w.in);
+    }
+  });
+}
+
+void decode_rows(const uint8_t* payload, int bits, const float* table, long entries, long dim, long in, long first,
+                 long rows, float* out, int threads) {
+  const long vectors = (in + dim - 1) / dim;
+  const uint64_t mask = (uint64_t{1} << bits) - 1;
+  std::atomic<bool> bad{false};
+  parallel_for(rows, 16, threads, [&](long begin, long end) {
+    for (long r = begin; r < end; ++r) {
+      float* y = out + r * in;
+      for (long v = 0; v < vectors; ++v) {
+        const uint64_t at = (static_cast<uint64_t>(first + r) * vectors + v) * bits;
+        const uint8_t* byte = payload + (at >> 3);
+        uint64_t field = 0;  // reads no byte that the field does not touch
+        for (int i = 0; i * 8 < bits + static_cast<int>(at & 7); ++i) field |= uint64_t{byte[i]} << (8 * i);
+        field = field >> (at & 7) & mask;
+        if (field >= static_cast<uint64_t>(entries)) {
+          bad = true;
+          return;
+        }
+        const long count = std::min(dim, in - v * dim);
+        std::copy_n(table + field * dim, count, y + v * dim);
+      }
+    }
+  });
+  if (bad) throw std::invalid_argument("packed weight is corrupted: a code is beyond the codebook's last entry");
+}
+
+void hadamard_rows(float* x, long rows, long n, const uint8_t* signs_first, const uint8_t* signs_last, int threads) {
+  const LinearKernels& k = kernels();
+  const long grain = std::max(1L, 16384 / std::max(1L, n));
+  parallel_for(rows, grain, threads, [&](long first, long last) {
+    for (long i = first; i < last; ++i) {
+      if (signs_first) flip(x + i * n, n, signs_first);
+      k.hadamard(x + i * n, n);
+      if (signs_last) flip(x + i * n, n, signs_last);
+    }
+  });
+}
+
+}  // namespace vq
