@@ -22,7 +22,7 @@ def install() -> None:
 
 
 def _register() -> None:
-    importlib.import_module("vq.compressors.huggingface").register()
+    importlib.import_module("vq.compressors.huggingface")  # registers itself
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -199,3 +199,6 @@ def register() -> None:
         auto.register_quantization_config("vq")(VqConfig)
     if "vq" not in auto.AUTO_QUANTIZER_MAPPING:
         auto.register_quantizer("vq")(VqHfQuantizer)
+
+
+register()

@@ -57,9 +57,8 @@ def load(model: str | Path, dtype: torch.dtype | None = None, mode: str | None =
 def _load(folder: Path, options: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
-    import vq.compressors.huggingface as plugin
+    import vq.compressors.huggingface  # noqa: F401 - registers our format
 
-    plugin.register()
     try:
         model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
     except VqError:

@@ -99,7 +99,7 @@ def _open_file(path: Path, work: Path) -> ModelSource:
     if path.suffix == ".gguf":
         from vq.compressors.gguf import convert
 
-        return open_folder(convert(path, work / "source"), str(path), origin=path)
+        return open_folder(convert(path, work / f"source-{fingerprint(path)[:16]}"), str(path), origin=path)
     if path.suffix == ".safetensors":
         raise VqError(
             f"{path}: expected the folder that holds this file and config.json; pass the folder"
