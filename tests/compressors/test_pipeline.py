@@ -244,7 +244,7 @@ def test_wrong_calls_are_refused(run, llama, copy, build_model, tmp_path):
         run(options=CompressOptions(codebook="scalar(bits=2)", layers={"*.qproj": "keep"}))
     with pytest.raises(VqError, match="codebook: unknown codebook family 'scaler'"):
         run(options=CompressOptions(codebook="scaler(bits=2)"))
-    with pytest.raises(VqError, match="at least 1|positive number"):
+    with pytest.raises(VqError, match=r"at least 1|positive number"):
         run(max_shard_bytes=0)
     small = build_model(tmp_path / "small", layers=1, vocab_size=30)
     with pytest.raises(VqError, match="the model knows 30 tokens; they do not belong together"):

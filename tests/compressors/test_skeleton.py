@@ -47,13 +47,13 @@ def test_linears_have_qualified_names(llama, tmp_path):
 
 
 def test_unknown_architecture_gives_the_nearest(llama, copy, tmp_path):
-    with pytest.raises(VqError, match="unknown architecture.*'lama'; did you mean.*llama"):
+    with pytest.raises(VqError, match=r"unknown architecture.*'lama'; did you mean.*llama"):
         skeleton_of(copy(llama, model_type="lama"), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["t5", "vit"])
 def test_models_that_are_no_decoders(llama, copy, tmp_path, kind):
-    with pytest.raises(VqError, match="encoder|not a causal language model"):
+    with pytest.raises(VqError, match=r"encoder|not a causal language model"):
         skeleton_of(copy(llama, model_type=kind), tmp_path)
 
 

@@ -124,7 +124,7 @@ def test_missing_path_and_hub_id_offline(tmp_path):
 
 def test_quantized_models_are_refused(llama, copy, tmp_path):
     folder = copy(llama, quantization_config={"quant_method": "gptq"})
-    with pytest.raises(VqError, match="already quantized.*gptq"):
+    with pytest.raises(VqError, match=r"already quantized.*gptq"):
         open_source(folder, tmp_path)
 
 

@@ -60,11 +60,12 @@ def _load(folder: Path, options: dict[str, Any], name: str) -> tuple[Any, dict[s
     import vq.compressors.huggingface  # noqa: F401 - registers our format
 
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except VqError:
         raise
     except (ValueError, RuntimeError) as error:
         raise VqError(f"{name}: transformers could not load it: {error}") from error
+    model, info = loaded
     return model, info
 
 
