@@ -14,7 +14,7 @@ _TARGET = "transformers.quantizers.auto"
 
 
 def install() -> None:
-    """Register with transformers now if it is loaded, else as soon as it loads its quantizers; repeating is harmless."""
+    """Register with transformers now or as soon as it loads its quantizers; repeating is harmless."""
     if _TARGET in sys.modules:
         _register()
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 def _register() -> None:
-    importlib.import_module("vq.compressors.huggingface").register()
+    importlib.import_module("vq.compressors.huggingface")  # registers itself
 
 
 class _Finder(importlib.abc.MetaPathFinder):

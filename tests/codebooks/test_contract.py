@@ -1,6 +1,7 @@
 """Every codebook keeps the contract of vq.codebooks.base."""
 
 import io
+import itertools
 
 import pytest
 import torch
@@ -131,4 +132,4 @@ def test_distortion_on_fresh_numbers(codebook):
 
 def test_distortion_falls_with_rate():
     figures = [build(f"scalar(bits={bits})").distortion for bits in range(1, 9)]
-    assert all(low < high for high, low in zip(figures, figures[1:], strict=False))
+    assert all(low < high for high, low in itertools.pairwise(figures))

@@ -6,8 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -77,36 +75,3 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-
-def read_text(files: list[str]) -> str:
-    """Contents of text files and of the ``.txt`` files of folders, in sorted order, joined by blank lines.
-
-    Raises:
-        VqError: for a missing or empty file, a folder without text, or bytes that are not UTF-8.
-    """
-    paths: list[Path] = []
-    for name in files:
-        path = Path(name)
-        found = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        if path.is_dir() and not found:
-            raise VqError(f"{path}: no *.txt file in this folder")
-        paths += found
-    parts = []
-    for path in paths:
-        if not path.is_file():
-            raise VqError(f"{path}: no such text file")
-        try:
-            parts.append(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise VqError(f"{path}: not UTF-8 text ({error}); convert it first") from error
-    text = "\n\n".join(parts)
-    if not text.strip():
-        raise VqError(f"{', '.join(files)}: the text is empty")
-    return text
-
-
-def tokenize(tokenizer: Any, text: str) -> torch.Tensor:
-    """Token ids ``(tokens,)`` without special tokens or length warnings."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long)

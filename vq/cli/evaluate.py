@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vq.analysis.environment import machine, table, versions, write_json
-from vq.cli.common import add_common, apply_threads, progress, read_text, tokenize
+from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.models import open_model
 
 
@@ -36,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Score and print."""
     from vq.compressors.evaluate import score, text_windows
+    from vq.compressors.texts import read_texts, tokenize
 
     apply_threads(args)
-    text = read_text(args.text)
+    texts = read_texts(args.text)
     model, tokenizer = open_model(args.model, mode=args.mode)
-    windows = text_windows(tokenize(tokenizer, text), args.context, args.windows)
+    windows = text_windows(tokenize(texts, tokenizer), args.context, args.windows)
     reference = open_model(args.reference)[0] if args.reference else None
     done, close = progress(len(windows), "scoring", "window")
     scores = score(model, windows, reference, done)

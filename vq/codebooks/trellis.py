@@ -120,6 +120,11 @@ class Trellis(Codebook):
         return self.step_bits
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """64 rows of 4 columns: error feedback works on blocks of 4 columns, not 16 or 256."""
+        return 64, 4
+
+    @property
     def codes_shape(self) -> tuple[int, ...]:
         """One code a step."""
         return (LENGTH // self.symbols,)

@@ -80,7 +80,7 @@ def capture(skeleton: Skeleton, tokens: Tensor) -> Activations:
     Only what lies outside the blocks is loaded, and given back after.
     """
     model, blocks = skeleton.model, skeleton.blocks
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     skeleton.fill(model, "", skip=[blocks] if head is None else [blocks, head])
     originals = list(blocks)
     try:

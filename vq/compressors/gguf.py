@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from vq.compressors.tensorfile import sync_folder
 from vq.errors import VqError
@@ -19,7 +20,8 @@ def convert(path: Path, target: Path) -> Path:
         target: folder to make; it appears only when complete.
 
     Raises:
-        VqError: if the file is not GGUF or cut short, its architecture is unknown to transformers, or a package is missing.
+        VqError: if the file is not GGUF or cut short, transformers does not know its architecture, or a
+            package is missing.
     """
     if target.is_dir():
         return target
@@ -35,7 +37,9 @@ def convert(path: Path, target: Path) -> Path:
     folder, name = str(path.parent), path.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float16)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=torch.float16
+        )
     except Exception as error:  # the loader raises whatever its parser stumbles over
         raise VqError(
             f"{path}: transformers cannot read this GGUF file ({type(error).__name__}: {error}); "

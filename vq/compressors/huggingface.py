@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
 from vq.compressors.checkpoint import FORMAT_VERSION
 from vq.compressors.linear import QuantizedLinear
-from vq.compressors.quantize import SHARED
+from vq.compressors.quantize import PARTS, SHARED
+from vq.compressors.tensorfile import read_header
 from vq.errors import VqError
 from vq.kernels.formats import read_packed
 
@@ -60,7 +62,7 @@ class VqConfig(QuantizationConfigMixin):
             raise VqError(
                 f"quantization_config: rotation {rotation!r}; {nearest_names(rotation, _ROTATIONS)}"
             )
-        self.quant_method = quant_method
+        self.quant_method = cast("Any", quant_method)  # an enumeration of transformers' own methods
         self.codebooks = dict(codebooks or {})
         self.default_codebook = default_codebook
         self.layers = dict(layers or {})
@@ -106,6 +108,9 @@ class VqHfQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         install(model, self.quantization_config)
+        files = [Path(file) for file in kwargs.get("checkpoint_files") or ()]
+        if files and all(file.suffix == ".safetensors" for file in files):
+            check_complete(model, files)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         refresh(model, self.quantization_config)
@@ -137,6 +142,19 @@ def install(model: nn.Module, config: VqConfig) -> None:
         )
         model.set_submodule(name, layer.requires_grad_(False))
     model.add_module(SHARED, nn.ModuleDict(books))
+
+
+def check_complete(model: nn.Module, files: list[Path]) -> None:
+    """Raise VqError if the files lack a tensor of a packed layer; transformers would only warn."""
+    stored = {name for file in files for name in read_header(file)[0]}
+    prefix = getattr(model, "base_model_prefix", "")
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            for part, _ in layer.named_buffers():
+                if part in PARTS and not stored & {f"{name}.{part}", f"{prefix}.{name}.{part}"}:
+                    raise VqError(
+                        f"{files[0].parent}: tensor {name}.{part} is missing; fetch the model again"
+                    )
 
 
 def _codebook(key: str, entry: dict[str, Any]) -> Codebook:
@@ -199,3 +217,6 @@ def register() -> None:
         auto.register_quantization_config("vq")(VqConfig)
     if "vq" not in auto.AUTO_QUANTIZER_MAPPING:
         auto.register_quantizer("vq")(VqHfQuantizer)
+
+
+register()

@@ -57,15 +57,15 @@ def load(model: str | Path, dtype: torch.dtype | None = None, mode: str | None =
 def _load(folder: Path, options: dict[str, Any], name: str) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
-    import vq.compressors.huggingface as plugin
+    import vq.compressors.huggingface  # noqa: F401 - registers our format
 
-    plugin.register()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except VqError:
         raise
     except (ValueError, RuntimeError) as error:
         raise VqError(f"{name}: transformers could not load it: {error}") from error
+    model, info = loaded
     return model, info
 
 

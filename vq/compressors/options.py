@@ -24,15 +24,16 @@ class CompressOptions:
 
     Attributes:
         codebook: spec of the codebook of all layers.
-        layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the last one
-            that matches counts.
+        layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
+            last one that matches counts.
         rounding: ``ldlq`` or ``nearest``.
         rotation: ``input``, ``both`` or ``none``.
         damping: see RoundingOptions.
         scale: see RoundingOptions.
         windows: calibration windows; 0 for none (then Hessians are the identity).
         context: tokens of a window.
-        sequential: within a block, calibrate each layer on the already quantized ones before it (one more pass a group).
+        sequential: within a block, calibrate each layer on the already quantized ones before it (one more
+            pass a group).
         precision: of the Hessian sums, ``float32`` or ``float64``.
         seed: of window places and rotation signs.
     """

@@ -167,8 +167,8 @@ class _Run:
             raise VqError(
                 f"context: the model takes at most {limit} tokens, got {self.options.context}"
             )
-        size = self.skeleton.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-        if int(tokens.max()) >= size:
+        size = self.skeleton.model.get_input_embeddings().weight.shape[0]
+        if tokens.numel() and int(tokens.max()) >= size:
             raise VqError(
                 f"{self.source.name}: the tokenizer gives token {int(tokens.max())}, but the model knows "
                 f"{size} tokens; they do not belong together"

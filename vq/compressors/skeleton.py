@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Skeleton:
         dtype: of the calculation.
     """
 
-    model: nn.Module
+    model: Any
     blocks_name: str
     source: ModelSource
     dtype: torch.dtype = torch.float32

@@ -84,8 +84,7 @@ def open_source(model: str | Path, work: Path) -> ModelSource:
         work: folder for a converted copy, where one is needed.
 
     Raises:
-        VqError: if there is no such model, its files are missing, cut short or pickles, its architecture is unknown, or it
-            is quantized already.
+        VqError: if there is no such model, its files are missing, cut short or pickles, or it is quantized already.
     """
     path = Path(model).expanduser()
     if path.is_file():
@@ -99,7 +98,9 @@ def _open_file(path: Path, work: Path) -> ModelSource:
     if path.suffix == ".gguf":
         from vq.compressors.gguf import convert
 
-        return open_folder(convert(path, work / "source"), str(path), origin=path)
+        return open_folder(
+            convert(path, work / f"source-{fingerprint(path)[:16]}"), str(path), origin=path
+        )
     if path.suffix == ".safetensors":
         raise VqError(
             f"{path}: expected the folder that holds this file and config.json; pass the folder"

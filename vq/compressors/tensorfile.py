@@ -178,7 +178,7 @@ def _bytes(item: Pending, name: str) -> memoryview:
     tensor = item.load()
     assert tuple(tensor.shape) == item.shape and tensor.dtype == item.dtype, name
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 @contextlib.contextmanager

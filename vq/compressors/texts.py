@@ -69,7 +69,7 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # a missing file gives OSError, TypeError or ValueError by version
         raise VqError(
-            f"{folder}: no usable tokenizer ({type(error).__name__}: {str(error)[:200]}); "
+            f"{folder}: no usable tokenizer ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
             "copy tokenizer.json and tokenizer_config.json into it"
         ) from error
 

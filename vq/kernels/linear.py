@@ -56,7 +56,7 @@ def integer_mode(header: PackedHeader, rows: int, mode: str) -> bool:
     return hashed and mode != "float" and rows <= INTEGER_ROWS
 
 
-def check(  # noqa: PLR0917 - arguments of the operation
+def check(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,
@@ -128,7 +128,7 @@ def _integer_product(
     return torch.cat(parts, dim=1).float() * unit * header.step
 
 
-def _reference(  # noqa: PLR0917 - arguments of the operation
+def _reference(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,
@@ -178,7 +178,7 @@ Raises:
 """
 
 
-def _transposed_reference(  # noqa: PLR0917 - arguments of the operation
+def _transposed_reference(
     grad: Tensor,
     weight: Tensor,
     scales: Tensor,
