@@ -130,11 +130,6 @@ class Trellis(Codebook):
         return (LENGTH // self.symbols,)
 
     @property
-    def tile(self) -> tuple[int, int]:
-        """64 rows x 4 columns, the tile of the packed format."""
-        return 64, 4
-
-    @property
     def fitted(self) -> bool:
         """False for ``code=lut`` without a table."""
         return self.code != "lut" or bool(self.table.any())
