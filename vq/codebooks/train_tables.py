@@ -2,7 +2,8 @@
 
 A table starts as normal quantiles in the order of a multiplicative hash, state s taking quantile
 ``(s * C mod 2**memory)``, with the best of many constants C; Lloyd's algorithm on fresh N(0, 1) blocks
-improves it. Every file holds the table in float16 and how it was made.
+improves it. Every file holds the table in float16 and how it was made; the same command makes the same
+table again.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("codebooks"))
     parser.add_argument("--golden", action="store_true", help="only write the vectors for tests")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the order of float sums, and so the last bits, depends on threads
     if args.golden:
         save_golden(args.out / "golden-trellis.safetensors")
         return
