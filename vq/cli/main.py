@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 2 for input the user can mend, 130 when interrupted.
     """
+    # Waiting threads sleep instead of spinning: beside other busy processes spinning costs many times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
