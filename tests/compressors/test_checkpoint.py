@@ -86,6 +86,8 @@ def test_bits_are_counted_from_the_file(done):
         if layer in done.report["layers"] or name.startswith("vq_codebooks."):
             stored += tensor.numel() * tensor.element_size()
     assert totals["quantized_bytes"] == stored
+    kept = sum(t.numel() * t.element_size() for t in tensors.values()) - stored
+    assert totals["other_bytes"] == kept
     assert totals["quantized_weights"] == 3 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 48)
     assert totals["bits_per_weight"] == pytest.approx(
         8 * stored / totals["quantized_weights"], abs=1e-6

@@ -105,6 +105,40 @@ def test_from_pretrained_refuses_missing_parts(small, tmp_path, part):
         load(folder)
 
 
+def test_from_pretrained_refuses_flipped_bits(small, tmp_path):
+    from vq.compressors.tensorfile import read_header
+
+    folder = shutil.copytree(small, tmp_path / "copy")
+    path = folder / "model.safetensors"
+    entry = read_header(path)[0]["model.layers.2.self_attn.o_proj.weight"]
+    data = bytearray(path.read_bytes())
+    data[entry.stop - 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        VqError, match=r"tensor model\.layers\.2\.self_attn\.o_proj\.weight is damaged"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_tables_are_float32_whatever_the_defaults_are(device):
+    from torch import nn
+
+    from vq.compressors.huggingface import VqConfig, install
+
+    config = VqConfig(codebooks={"c0": {"spec": "kmeans(dim=4, entries=16)", "version": 1}})
+    model = nn.Sequential(nn.Linear(8, 8))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            install(model, config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    table = model.vq_codebooks.c0.table
+    assert table.dtype == torch.float32 and table.device.type == "cpu"
+    assert model[0].weight.is_meta and model[0].scales.dtype == torch.float16
+
+
 def test_it_is_not_for_quantizing_while_loading(biased):
     from vq.compressors.huggingface import VqConfig
 

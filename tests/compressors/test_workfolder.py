@@ -39,7 +39,8 @@ def test_a_damaged_block_counts_as_not_done(work):
 def test_the_same_run_goes_on(work):
     work.begin(PRINT, {"threads": 1}, restart=False)
     work.save_block(0, {}, {})
-    work.begin(PRINT, {"threads": 2}, restart=False)
+    assert work.begin(PRINT, {"threads": 1}, restart=False) == []
+    assert work.begin(PRINT, {"threads": 2}, restart=False) == ["threads was 1, now 2"]
     assert work.has_block(0)
 
 

@@ -56,38 +56,48 @@ def assemble(
     folder = work.path / "assembled"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    layers: dict[str, Any] = {}
-    packed: dict[str, Pending] = {}
-    for index in range(len(skeleton.blocks)):
-        entries, _ = read_header(work.block_file(index))
-        layers.update(work.load_block(index)[1])
-        packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
+    packed, layers = _finished(skeleton, work)
     shared = _codebook_tensors(shelf)
     plain = {
         name: Pending(entry.dtype, entry.shape, entry.read)
         for name, entry in source.entries.items()
         if name not in packed
     }
-    files = _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes)
+    report = {
+        **_report(layers, {**packed, **shared}, plain, options),
+        "files": _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes),
+        "coverage": round(skeleton.coverage(set(layers)), 6),
+        "calibration": _calibration(windows),
+    }
     config = {**source.config, "quantization_config": quantization_config(skeleton, shelf, options)}
     write_json(folder / "config.json", config)
     _copy_others(source.folder, folder)
-    stored = sum(item.size for item in (*packed.values(), *shared.values()))
-    report = _report(layers, stored, sum(p.size for p in plain.values()), options)
-    report["files"] = files
-    report["coverage"] = round(skeleton.coverage(set(layers)), 6)
-    report["calibration"] = (
-        None
-        if windows is None
-        else {
-            "windows": windows.tokens.shape[0],
-            "context": windows.tokens.shape[1],
-            "text_tokens": windows.available,
-            "sha256": windows.digest,
-        }
-    )
     write_json(folder / REPORT, report)
     return folder, report
+
+
+def _finished(skeleton: Skeleton, work: WorkFolder) -> tuple[dict[str, Pending], dict[str, Any]]:
+    """Packed tensors and layer reports of all blocks."""
+    packed: dict[str, Pending] = {}
+    layers: dict[str, Any] = {}
+    for index in range(len(skeleton.blocks)):
+        entries, _ = read_header(work.block_file(index))
+        layers.update(work.load_block(index)[1])
+        packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
+    return packed, layers
+
+
+def _calibration(windows: Windows | None) -> dict[str, Any] | None:
+    """What the report says of the calibration text."""
+    if windows is None:
+        return None
+    count, context = windows.tokens.shape
+    return {
+        "windows": count,
+        "context": context,
+        "text_tokens": windows.available,
+        "sha256": windows.digest,
+    }
 
 
 def publish(folder: Path, target: Path) -> None:
@@ -177,9 +187,13 @@ def _copy_others(source: Path, folder: Path) -> None:
 
 
 def _report(
-    layers: dict[str, Any], stored: int, plain: int, options: CompressOptions
+    layers: dict[str, Any],
+    quantized: dict[str, Pending],
+    plain: dict[str, Pending],
+    options: CompressOptions,
 ) -> dict[str, Any]:
     """Content of ``compression.json``; the file holds no times, so that equal runs give equal bytes."""
+    stored = sum(item.size for item in quantized.values())
     weights = sum(layer["shape"][0] * layer["shape"][1] for layer in layers.values())
     errors = [layer["proxy_error"] for layer in layers.values()]
     return {
@@ -192,7 +206,7 @@ def _report(
             "quantized_weights": weights,
             "quantized_bytes": stored,
             "bits_per_weight": round(8 * stored / max(weights, 1), 6),
-            "other_bytes": plain,
+            "other_bytes": sum(item.size for item in plain.values()),
             "mean_proxy_error": sum(errors) / max(len(errors), 1),
         },
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from vq.compressors.checkpoint import FORMAT_VERSION, REPORT
-from vq.compressors.source import open_folder, weight_files
+from vq.compressors.source import locate, open_folder, weight_files
 from vq.compressors.tensorfile import read_header
 from vq.errors import VqError
 
@@ -101,16 +100,8 @@ def set_mode(model: Any, mode: str) -> None:
 
 def _locate(model: str | Path) -> tuple[Path, str | None]:
     """Folder of a model, and the name of its GGUF file if it is one."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path, None
-    if path.is_file() and path.suffix == ".gguf":
-        return path.parent, path.name
-    from vq.compressors.source import _download, _open_file
-
-    if path.is_file():
-        _open_file(path, Path(tempfile.gettempdir()))  # says what is wrong with it
-    return _download(str(model)), None
+    path = locate(model)
+    return (path.parent, path.name) if path.is_file() else (path, None)
 
 
 def is_compressed(folder: Path) -> bool:

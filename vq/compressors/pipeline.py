@@ -111,7 +111,7 @@ def compress(
         run = _Run(source, work, chosen, progress or (lambda _: None))
         windows = run.read_windows(calibration) if chosen.windows else None
         fingerprint = run.fingerprint(windows, max_shard_bytes)
-        work.begin(fingerprint, {"threads": torch.get_num_threads()}, restart)
+        changed = work.begin(fingerprint, {"threads": torch.get_num_threads()}, restart)
         resumed = run.blocks(windows)
         folder, report = assemble(
             source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, windows
@@ -120,7 +120,8 @@ def compress(
     work.remove()
     run.tell("write", len(run.skeleton.blocks))
     seconds = time.perf_counter() - started
-    return CompressReport(target, report, seconds, resumed, _warnings(report, chosen))
+    warnings = [f"{change}: the last digits may differ from a run in one go" for change in changed]
+    return CompressReport(target, report, seconds, resumed, warnings + _warnings(report, chosen))
 
 
 class _Run:

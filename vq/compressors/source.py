@@ -86,21 +86,26 @@ def open_source(model: str | Path, work: Path) -> ModelSource:
     Raises:
         VqError: if there is no such model, its files are missing, cut short or pickles, or it is quantized already.
     """
-    path = Path(model).expanduser()
+    path = locate(model)
     if path.is_file():
-        return _open_file(path, work)
-    if path.is_dir():
-        return open_folder(path, str(model))
-    return open_folder(_download(str(model)), str(model))
-
-
-def _open_file(path: Path, work: Path) -> ModelSource:
-    if path.suffix == ".gguf":
         from vq.compressors.gguf import convert
 
-        return open_folder(
-            convert(path, work / f"source-{fingerprint(path)[:16]}"), str(path), origin=path
-        )
+        folder = convert(path, work / f"source-{fingerprint(path)[:16]}")
+        return open_folder(folder, str(model), origin=path)
+    return open_folder(path, str(model))
+
+
+def locate(model: str | Path) -> Path:
+    """The folder or ``.gguf`` file of a model, fetched from the hub if there is no such path.
+
+    Raises:
+        VqError: for any other kind of file, or if there is no such model.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        return path
+    if not path.is_file():
+        return _download(str(model))
     if path.suffix == ".safetensors":
         raise VqError(
             f"{path}: expected the folder that holds this file and config.json; pass the folder"

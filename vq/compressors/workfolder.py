@@ -51,13 +51,16 @@ class WorkFolder:
 
     def begin(
         self, fingerprint: Mapping[str, Any], noted: Mapping[str, Any], restart: bool
-    ) -> None:
+    ) -> list[str]:
         """Start a run or go on with the one that is here.
 
         Args:
             fingerprint: everything that determines the bytes of the result.
             noted: what does so only in the last digit (threads); kept for the record.
             restart: throw away what is here.
+
+        Returns:
+            What of ``noted`` differs from the run that is continued.
 
         Raises:
             VqError: if the folder holds a run with another fingerprint; says what differs.
@@ -67,7 +70,8 @@ class WorkFolder:
         manifest = self.path / _MANIFEST
         if manifest.is_file():
             try:
-                old = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
+                stored = json.loads(manifest.read_text(encoding="utf-8"))
+                old, old_noted = stored["fingerprint"], stored["noted"]
             except (ValueError, KeyError, TypeError) as error:
                 raise VqError(f"{manifest}: damaged ({error}); use --restart") from error
             changes = differences(old, json.loads(json.dumps(fingerprint)))
@@ -77,8 +81,9 @@ class WorkFolder:
                     f"{'; '.join(changes[:6])}. Repeat its command to finish it, use --restart to "
                     "throw it away, or choose another output"
                 )
-            return
+            return differences(old_noted, dict(noted))
         write_json(manifest, {"fingerprint": dict(fingerprint), "noted": dict(noted)})
+        return []
 
     def clear(self) -> None:
         """Remove results of earlier runs."""
