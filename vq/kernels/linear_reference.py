@@ -31,7 +31,7 @@ def quantize_rows(x: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     top = 127.0 if mode == "int8" else 16319.0
     peak = x.abs().amax(dim=1, keepdim=True)
     usable = torch.isfinite(peak) & (peak > 1e-30)
-    factor = torch.where(usable, top / peak, 0.0)
+    factor = torch.where(usable, torch.full_like(peak, top) / peak, 0.0)
     unit = torch.where(usable, peak / top, torch.where(torch.isfinite(peak), 0.0, torch.nan))
     integers = torch.round(torch.nan_to_num(x, 0.0, 0.0, 0.0) * factor)
     return integers.double(), unit
