@@ -1,7 +1,42 @@
 """vq: codebook quantization of weights and signals.
 
 The package is light to import: transformers, lightning, scikit-learn and faiss are loaded only by the
-functions that need them.
+functions that need them. After ``import vq``, transformers reads models that vq compressed.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vq import _hf_hook
+from vq.errors import VqError
+
+if TYPE_CHECKING:
+    from vq.compressors.load import load, load_tokenizer
+    from vq.compressors.options import CompressOptions
+    from vq.compressors.pipeline import compress
+
 __version__ = "0.1.0"
+__all__ = ["CompressOptions", "VqError", "__version__", "compress", "load", "load_tokenizer"]
+
+_LAZY = {
+    "CompressOptions": "vq.compressors.options",
+    "compress": "vq.compressors.pipeline",
+    "load": "vq.compressors.load",
+    "load_tokenizer": "vq.compressors.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public function when it is first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'vq' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
+
+
+_hf_hook.install()

@@ -57,6 +57,11 @@ class Codebook(nn.Module, abc.ABC):
         return int(torch.Size(self.codes_shape).numel())
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a weight matrix that one vector covers, in row-major order."""
+        return 1, self.dim
+
+    @property
     def rate(self) -> float:
         """Stored bits per dimension."""
         return self.code_bits * self.codes_per_vector / self.dim
@@ -152,7 +157,8 @@ class Codebook(nn.Module, abc.ABC):
             raise ValueError(f"{self.spec} has no table yet; call fit(x) first or load one")
         check_vectors(x, self.dim, str(self.spec))
         if weight is not None:
-            if torch.broadcast_shapes(weight.shape, x.shape) != x.shape:
+            pairs = zip(reversed(weight.shape), reversed(x.shape), strict=False)
+            if weight.ndim > x.ndim or any(own not in (1, want) for own, want in pairs):
                 raise ValueError(
                     f"{self.spec}: expected weight broadcastable to {tuple(x.shape)}, "
                     f"got {tuple(weight.shape)}"

@@ -53,22 +53,16 @@ class PackedCodes:
         length = int.from_bytes(data[len(MAGIC) : start], "little")
         try:
             header = json.loads(data[start : start + length])
-            expected = int(header["bytes"])
+            spec, version = str(header["spec"]), int(header["version"])
+            shape, expected = tuple(header["shape"]), int(header["bytes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"packed codes with a damaged header ({error})") from error
-        payload = data[start + length :]
+            raise ValueError(f"packed codes with a damaged header ({error!r})") from error
+        payload = np.frombuffer(data[start + length :], dtype=np.uint8)
         if len(payload) != expected:
             raise ValueError(
                 f"packed codes cut short: expected {expected} bytes, got {len(payload)}"
             )
-        return cls(
-            torch.frombuffer(bytearray(payload), dtype=torch.uint8)
-            if payload
-            else torch.zeros(0, dtype=torch.uint8),
-            str(header["spec"]),
-            int(header["version"]),
-            tuple(header["shape"]),
-        )
+        return cls(torch.from_numpy(payload.copy()), spec, version, shape)
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:

@@ -86,7 +86,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("vq::packed_linear", _backward, setup_context=_setup, lib=library)
 
 
-def quick_linear(  # noqa: PLR0917 - arguments of the operation
+def quick_linear(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,

@@ -81,7 +81,7 @@ def _signs(signs: Tensor | None, count: int) -> int:
     return signs.data_ptr() if fits and signs.is_contiguous() else -1
 
 
-def _quick(  # noqa: PLR0917 - arguments of the operation
+def _quick(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,
@@ -131,7 +131,7 @@ _TYPES = {
 }
 
 
-def cpu(  # noqa: PLR0917 - arguments of the operation
+def cpu(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,
@@ -160,7 +160,7 @@ def cpu(  # noqa: PLR0917 - arguments of the operation
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
 
 
-def transposed_cpu(  # noqa: PLR0917 - arguments of the operation
+def transposed_cpu(
     grad: Tensor,
     weight: Tensor,
     scales: Tensor,

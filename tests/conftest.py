@@ -1,0 +1,117 @@
+"""Tiny random models with a tokenizer, as folders on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+WORDS = [f"w{i}" for i in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def save_tokenizer(folder: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    vocab = {"<unk>": 0, **{word: i + 1 for i, word in enumerate(WORDS)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>"
+    ).save_pretrained(folder)
+
+
+def make_model(folder: Path, kind: str = "llama", layers: int = 3, **changes: Any) -> Path:
+    transformers = pytest.importorskip("transformers")
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 64,
+        "max_position_embeddings": 64,
+    }
+    config = transformers.AutoConfig.for_model(kind, **{**sizes, **changes})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if (
+                parameter.ndim == 1
+            ):  # norms and biases away from 1 and 0, where mistakes would not show
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+            else:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory) -> Path:
+    """Three blocks, tied embeddings."""
+    return make_model(tmp_path_factory.mktemp("models") / "llama", tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def biased(tmp_path_factory) -> Path:
+    """Biases everywhere; a head of its own."""
+    changes = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}
+    return make_model(tmp_path_factory.mktemp("models") / "biased", **changes)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """2000 words in a fixed random order."""
+    generator = torch.Generator().manual_seed(1)
+    picks = torch.randint(len(WORDS), (2000,), generator=generator).tolist()
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(" ".join(WORDS[i] for i in picks), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def copy(tmp_path) -> Callable[..., Path]:
+    """Copies a model folder for a test that damages it; changes go to its config.json."""
+
+    def make(folder: Path, **changes: Any) -> Path:
+        target = tmp_path / "copy"
+        shutil.copytree(folder, target)
+        config = json.loads((target / "config.json").read_text())
+        (target / "config.json").write_text(json.dumps({**config, **changes}))
+        return target
+
+    return make
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Function: all files of a folder with their bytes."""
+    return folder_bytes
+
+
+@pytest.fixture(scope="session")
+def build_model() -> Callable[..., Path]:
+    """Function: make a tiny model folder."""
+    return make_model

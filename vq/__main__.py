@@ -1,0 +1,7 @@
+"""``python -m vq`` is the command ``vq``."""
+
+import sys
+
+from vq.cli.main import main
+
+sys.exit(main())

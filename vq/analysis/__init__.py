@@ -1,0 +1,1 @@
+"""Measurements of codebooks, and the frame every result is reported in."""

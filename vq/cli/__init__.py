@@ -1,0 +1,1 @@
+"""The command ``vq``; each subcommand is imported only when it is called."""

@@ -1,0 +1,136 @@
+"""Compress a language model to a Hugging Face folder.
+
+MODEL is a folder of safetensors, a .gguf file or a hub id. One block is in memory at a time. A run that was
+stopped goes on where it was: give the same command again, the result has the same bytes.
+
+  vq compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vq.analysis.environment import machine, table, versions, write_json
+from vq.cli.common import add_common, apply_threads, need_transformers
+from vq.errors import VqError
+
+if TYPE_CHECKING:
+    from vq.compressors.pipeline import CompressReport, Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``vq compress``."""
+    parser.add_argument("model", metavar="MODEL", help="model folder, .gguf file or hub id")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "--calibration", nargs="+", metavar="FILE", help="text the model should stay good at"
+    )
+    parser.add_argument(
+        "--bits", type=float, metavar="B", help="bits per weight of the default trellis (1 to 4)"
+    )
+    parser.add_argument("--codebook", metavar="SPEC", help="codebook, see `vq codebooks`")
+    parser.add_argument(
+        "--recipe", default="2bit", metavar="NAME", help="recipe name or YAML file (default: 2bit)"
+    )
+    parser.add_argument("--windows", type=int, metavar="N", help="calibration windows")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of a calibration window")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing OUT at the end"
+    )
+    parser.add_argument("--restart", action="store_true", help="throw an unfinished run away")
+    add_common(parser)
+    parser.set_defaults(seed=None)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compress and print what came out."""
+    need_transformers()
+    from vq.compressors.pipeline import compress
+
+    apply_threads(args)
+    options = read_options(args)
+    report = compress(
+        args.model,
+        args.output,
+        options=options,
+        calibration=args.calibration,
+        overwrite=args.overwrite,
+        restart=args.restart,
+        progress=_Bar(),
+    )
+    _print(report, asdict(options), args.json)
+
+
+def read_options(args: argparse.Namespace) -> Any:
+    """The recipe with the command line's changes.
+
+    Raises:
+        VqError: for ``--bits`` beside ``--codebook``, or a number of bits the trellis does not have.
+    """
+    from vq.compressors.recipes import read_recipe
+
+    names = ("codebook", "windows", "context", "seed")
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.bits is not None:
+        if args.codebook:
+            raise VqError("--bits and --codebook both name a codebook; give one of them")
+        if not 1 <= args.bits <= 4 or args.bits * 2 % 1:
+            raise VqError(f"--bits: expected 1 to 4 in steps of 0.5, got {args.bits:g}")
+        changes["codebook"] = f"trellis(bits={args.bits:g}, memory=12, code=hash)"
+    return read_recipe(args.recipe, **changes)
+
+
+class _Bar:
+    """Progress of the blocks on standard error."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.make = tqdm
+        self.bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage == "calibrate":
+            print("reading the calibration text", file=sys.stderr)
+        if progress.stage != "block":
+            if self.bar is not None:
+                self.bar.close()
+            return
+        if self.bar is None:
+            self.bar = self.make(
+                total=progress.total,
+                desc="compressing",
+                unit="block",
+                disable=None,
+                file=sys.stderr,
+            )
+        self.bar.update(progress.done - self.bar.n)
+
+
+def _print(report: CompressReport, options: dict[str, Any], target: str | None) -> None:
+    totals = report.report["totals"]
+    for warning in report.warnings:
+        print(f"vq: warning: {warning}", file=sys.stderr)
+    if target:
+        data = {
+            "output": str(report.output),
+            "options": options,
+            "seconds": report.seconds,
+            "resumed_blocks": report.resumed,
+            "warnings": report.warnings,
+            "machine": machine(),
+            "versions": versions(),
+            **report.report,
+        }
+        write_json(data, target)
+    if target != "-":
+        rows = [[str(key).replace("_", " "), _text(value)] for key, value in totals.items()]
+        rows.append(["seconds", f"{report.seconds:.1f}"])
+        print(table([str(report.output), ""], rows))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,148 @@
+"""What a trellis state stands for: computed codes, random tables, and the trained tables we ship."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from vq._data_files import data_path
+
+HASH_FILE = "trellis-hash.json"
+
+
+@dataclass(frozen=True)
+class HashCode:
+    """The hash code for one rate and memory.
+
+    Attributes:
+        constant: odd 16-bit factor.
+        step: values are ``levels * step``.
+        distortion: measured mean squared error on N(0, 1) over its variance.
+    """
+
+    constant: int
+    step: float
+    distortion: float
+
+
+@dataclass(frozen=True)
+class TrainedTable:
+    """A shipped table.
+
+    Attributes:
+        table: ``(2**memory, symbols)`` float32.
+        distortion: measured on held-out N(0, 1) over its variance.
+    """
+
+    table: Tensor
+    distortion: float
+
+
+@functools.cache
+def _hash_data() -> dict[str, object]:
+    data: dict[str, object] = json.loads(data_path("codebooks", HASH_FILE).read_text())
+    return data
+
+
+def hash_levels() -> Tensor:
+    """The 64 int8 levels that every hash code shares."""
+    return torch.tensor(_hash_data()["levels"], dtype=torch.int8)
+
+
+def hash_code(bits: float, memory: int) -> HashCode:
+    """Searched constant and step for a rate.
+
+    Raises:
+        ValueError: if no constant was searched for this rate and memory.
+    """
+    codes = _hash_data()["codes"]
+    assert isinstance(codes, dict)
+    found = codes.get(f"bits={bits:g}, memory={memory}")
+    if found is None:
+        raise ValueError(
+            f"trellis: no hash code for bits={bits:g}, memory={memory}; known: {'; '.join(codes)}"
+        )
+    return HashCode(**found)
+
+
+def hash_indices(memory: int, constant: int) -> Tensor:
+    """Indices into the levels, ``(2**memory, 2)`` int64: bits 16..21 and 8..13 of the product.
+
+    Args:
+        memory: bits L of a state s.
+        constant: C in ``p = (s << (16 - L)) * C mod 2**32``.
+    """
+    product = ((torch.arange(1 << memory) << (16 - memory)) * constant) & 0xFFFFFFFF
+    return torch.stack([(product >> 16) & 63, (product >> 8) & 63], dim=1)
+
+
+def hash_table(memory: int, constant: int, step: float, levels: Tensor | None = None) -> Tensor:
+    """Values of all states of a hash code, ``(2**memory, 2)`` float32."""
+    chosen = hash_levels() if levels is None else levels
+    return chosen[hash_indices(memory, constant)].float() * step
+
+
+def _byte_sum(words: Tensor) -> Tensor:
+    return sum(((words >> shift) & 255 for shift in (0, 8, 16, 24)), torch.zeros_like(words))
+
+
+def mad1_table(memory: int) -> Tensor:
+    """Sum of the four bytes of a linear congruence, ``(2**memory, 1)`` float32.
+
+    Reference:
+        Tseng et al., "QTIP", NeurIPS 2024, algorithm 1 (1MAD).
+    """
+    words = (torch.arange(1 << memory) * 34038481 + 76625530) & 0xFFFFFFFF
+    return ((_byte_sum(words) - 510).double() / 147.8).float().unsqueeze(1)
+
+
+def mul1_table(memory: int) -> Tensor:
+    """Sum of the four bytes of one product, ``(2**memory, 1)`` float32."""
+    words = (torch.arange(1 << memory) * 0x83DCD12D) & 0xFFFFFFFF
+    return ((_byte_sum(words) - 510).double() / 147.8).float().unsqueeze(1)
+
+
+def inst3_table(memory: int) -> Tensor:
+    """Sum of two half-precision numbers made from the bits of a linear congruence, ``(2**memory, 1)``.
+
+    Reference:
+        Tseng et al., "QTIP", NeurIPS 2024, algorithm 2 (3INST).
+    """
+    words = (torch.arange(1 << memory) * 89226354 + 64248484) & 0xFFFFFFFF
+    words = (words & 0x8FFF8FFF) ^ 0x3B603B60
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=1)
+    signed = torch.where(halves > 32767, halves - 65536, halves).to(torch.int16)
+    return signed.view(torch.float16).double().sum(1, keepdim=True).div(1.2437).float()
+
+
+def random_table(memory: int, symbols: int, seed: int) -> Tensor:
+    """Independent N(0, 1) values, ``(2**memory, symbols)`` float32."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1 << memory, symbols, generator=generator)
+
+
+# Value scale of the one-symbol computed codes and random tables: a little less than the source's.
+COMPUTED_SCALE = 0.97
+COMPUTED = {"mad1": mad1_table, "inst3": inst3_table, "mul1": mul1_table}
+
+
+def table_name(bits: float, memory: int, symbols: int) -> str:
+    """File name of a trained table."""
+    return f"trellis-bits{bits:g}-memory{memory}-symbols{symbols}.safetensors"
+
+
+@functools.cache
+def trained_table(bits: float, memory: int, symbols: int) -> TrainedTable | None:
+    """The shipped table, or None where there is none for these numbers."""
+    try:
+        path = data_path("codebooks", table_name(bits, memory, symbols))
+    except FileNotFoundError:
+        return None
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+        return TrainedTable(file.get_tensor("table").float(), float(about["mse"]))

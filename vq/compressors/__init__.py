@@ -1,0 +1,1 @@
+"""Compressing model weights: calibration, rotation, rounding, checkpoints, Hugging Face."""

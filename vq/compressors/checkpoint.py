@@ -1,0 +1,198 @@
+"""Writing a compressed model as a Hugging Face folder, and checking one before it is loaded."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import vq
+from vq.compressors.options import CompressOptions
+from vq.compressors.quantize import SHARED, Shelf
+from vq.compressors.skeleton import Skeleton
+from vq.compressors.source import INDEX, SINGLE, ModelSource
+from vq.compressors.tensorfile import Pending, pending, read_header, write_json, write_tensors
+from vq.compressors.texts import Windows
+from vq.compressors.workfolder import WorkFolder
+from vq.errors import VqError
+
+FORMAT_VERSION = 1
+METADATA = {"format": "pt", "vq_format": "vq-checkpoint", "vq_format_version": str(FORMAT_VERSION)}
+REPORT = "compression.json"
+_COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*")
+_NOT_COPIED = {"config.json", INDEX, REPORT, "adapter_config.json"}
+
+
+def check_output(target: Path, overwrite: bool) -> None:
+    """Raise VqError if the output cannot or must not be written."""
+    if target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            raise VqError(
+                f"{target}: the folder exists and is not empty; choose another output or use --overwrite"
+            )
+        if not (target / "config.json").is_file():
+            raise VqError(f"{target}: not a model folder (no config.json), it is not overwritten")
+    elif target.exists() and not target.is_dir():
+        raise VqError(f"{target}: a file is in the way; expected a folder to make")
+
+
+def assemble(
+    source: ModelSource,
+    work: WorkFolder,
+    skeleton: Skeleton,
+    shelf: Shelf,
+    options: CompressOptions,
+    max_shard_bytes: int,
+    windows: Windows | None,
+) -> tuple[Path, dict[str, Any]]:
+    """Write the complete folder inside the work folder.
+
+    Returns:
+        The folder, and the report that is in it.
+    """
+    folder = work.path / "assembled"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    layers: dict[str, Any] = {}
+    packed: dict[str, Pending] = {}
+    for index in range(len(skeleton.blocks)):
+        entries, _ = read_header(work.block_file(index))
+        layers.update(work.load_block(index)[1])
+        packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
+    shared = _codebook_tensors(shelf)
+    plain = {
+        name: Pending(entry.dtype, entry.shape, entry.read)
+        for name, entry in source.entries.items()
+        if name not in packed
+    }
+    files = _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes)
+    config = {**source.config, "quantization_config": quantization_config(skeleton, shelf, options)}
+    write_json(folder / "config.json", config)
+    _copy_others(source.folder, folder)
+    stored = sum(item.size for item in (*packed.values(), *shared.values()))
+    report = _report(layers, stored, sum(p.size for p in plain.values()), options)
+    report["files"] = files
+    report["coverage"] = round(skeleton.coverage(set(layers)), 6)
+    report["calibration"] = (
+        None
+        if windows is None
+        else {
+            "windows": windows.tokens.shape[0],
+            "context": windows.tokens.shape[1],
+            "text_tokens": windows.available,
+            "sha256": windows.digest,
+        }
+    )
+    write_json(folder / REPORT, report)
+    return folder, report
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Put the finished folder in its place; an older one leaves only when the new one is complete."""
+    if target.is_dir() and not any(target.iterdir()):
+        target.rmdir()
+    if not target.exists():
+        folder.rename(target)
+        return
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    folder.rename(target)
+    shutil.rmtree(old)
+
+
+def _codebook_tensors(shelf: Shelf) -> dict[str, Pending]:
+    """Tables of the codebooks, each once."""
+    return {
+        f"{SHARED}.{book_id}.{name}": pending(tensor)
+        for book_id, book in shelf.books.items()
+        for name, tensor in book.state_dict().items()
+    }
+
+
+def quantization_config(
+    skeleton: Skeleton, shelf: Shelf, options: CompressOptions
+) -> dict[str, Any]:
+    """The ``quantization_config`` entry of ``config.json``."""
+    names = [n for n, m in skeleton.model.named_modules() if type(m) is nn.Linear]
+    blocks = {n for i in range(len(skeleton.blocks)) for n in skeleton.linears(i)}
+    ids = {name: shelf.id_of(name) if name in blocks else None for name in names}
+    return {
+        "quant_method": "vq",
+        "format_version": FORMAT_VERSION,
+        "library_version": vq.__version__,
+        "codebooks": {
+            book_id: {"spec": str(book.spec), "version": book.version}
+            for book_id, book in shelf.books.items()
+        },
+        "default_codebook": "c0",
+        "layers": {n: i for n, i in ids.items() if i not in (None, "c0")},
+        "modules_to_not_convert": sorted(n for n, i in ids.items() if i is None),
+        "rotation": options.rotation,
+        "rounding": options.rounding,
+    }
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which layer 2 comes before layer 10."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+
+
+def _write_shards(
+    folder: Path, tensors: dict[str, Pending], max_shard_bytes: int
+) -> dict[str, dict[str, int]]:
+    """Weight files and, for several, their index; returns bytes and checksum of each."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(tensors, key=_natural):
+        if shards[-1] and size + tensors[name].size > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensors[name].size
+    files: dict[str, dict[str, int]] = {}
+    where: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = (
+            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
+        crc = write_tensors(folder / file, {n: tensors[n] for n in names}, METADATA)
+        files[file] = {"bytes": (folder / file).stat().st_size, "crc32": crc}
+        where.update(dict.fromkeys(names, file))
+    if len(shards) > 1:
+        total = sum(item.size for item in tensors.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+    return files
+
+
+def _copy_others(source: Path, folder: Path) -> None:
+    """Tokenizer, generation settings, chat template, license."""
+    for pattern in _COPIED:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file() and path.name not in _NOT_COPIED:
+                shutil.copyfile(path, folder / path.name)
+
+
+def _report(
+    layers: dict[str, Any], stored: int, plain: int, options: CompressOptions
+) -> dict[str, Any]:
+    """Content of ``compression.json``; the file holds no times, so that equal runs give equal bytes."""
+    weights = sum(layer["shape"][0] * layer["shape"][1] for layer in layers.values())
+    errors = [layer["proxy_error"] for layer in layers.values()]
+    return {
+        "format": "vq-compression-report",
+        "format_version": FORMAT_VERSION,
+        "library_version": vq.__version__,
+        "options": options.to_dict(),
+        "layers": layers,
+        "totals": {
+            "quantized_weights": weights,
+            "quantized_bytes": stored,
+            "bits_per_weight": round(8 * stored / max(weights, 1), 6),
+            "other_bytes": plain,
+            "mean_proxy_error": sum(errors) / max(len(errors), 1),
+        },
+    }

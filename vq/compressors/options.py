@@ -1,0 +1,129 @@
+"""What determines a compressed model, apart from the model and the text."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from vq.codebooks import Spec
+from vq.codebooks.spec import nearest_names
+from vq.compressors.rounding import RoundingOptions
+from vq.errors import VqError
+
+KEEP = "keep"  # in place of a codebook: leave the layer as it is
+_PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class CompressOptions:
+    """How a model is compressed; the keys of a recipe.
+
+    Attributes:
+        codebook: spec of the codebook of all layers.
+        layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
+            last one that matches counts.
+        rounding: ``ldlq`` or ``nearest``.
+        rotation: ``input``, ``both`` or ``none``.
+        damping: see RoundingOptions.
+        scale: see RoundingOptions.
+        windows: calibration windows; 0 for none (then Hessians are the identity).
+        context: tokens of a window.
+        sequential: within a block, calibrate each layer on the already quantized ones before it (one more
+            pass a group).
+        precision: of the Hessian sums, ``float32`` or ``float64``.
+        seed: of window places and rotation signs.
+    """
+
+    codebook: str = "trellis(bits=2, memory=12, code=hash)"
+    layers: Mapping[str, str] = field(default_factory=dict)
+    rounding: str = "ldlq"
+    rotation: str = "input"
+    damping: float = 0.01
+    scale: float = 1.0
+    windows: int = 64
+    context: int = 1024
+    sequential: bool = False
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            self.rounding_options()
+            specs = {"codebook": self.codebook, **dict(self.layers)}
+            for spec in specs.values():
+                if spec != KEEP:
+                    Spec.parse(spec)
+        except (TypeError, ValueError) as error:
+            raise VqError(str(error)) from error
+        if self.codebook == KEEP:
+            raise VqError(
+                "codebook: 'keep' is for single layers; expected a spec such as scalar(bits=2)"
+            )
+        if self.precision not in _PRECISIONS:
+            raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
+        for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
+        if not isinstance(self.sequential, bool) or not isinstance(self.seed, int):
+            raise VqError(
+                f"sequential is true or false and seed a whole number, "
+                f"got {self.sequential!r} and {self.seed!r}"
+            )
+        if self.windows == 0 and self.rounding == "ldlq":
+            raise VqError(
+                "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
+            )
+
+    def rounding_options(self) -> RoundingOptions:
+        """The part that concerns one matrix."""
+        return RoundingOptions(
+            method=self.rounding, rotation=self.rotation, damping=self.damping, scale=self.scale
+        )
+
+    @property
+    def hessian_dtype(self) -> torch.dtype:
+        """``precision`` as a dtype."""
+        return _PRECISIONS[self.precision]
+
+    def codebook_of(self, layer: str) -> str:
+        """Spec of a layer, or ``keep``."""
+        chosen = self.codebook
+        for pattern, spec in self.layers.items():
+            if fnmatch.fnmatchcase(layer, pattern):
+                chosen = spec
+        return chosen
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "layers": dict(self.layers)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "options") -> CompressOptions:
+        """Options from a mapping.
+
+        Raises:
+            VqError: for an unknown key (with the nearest known) or a wrong value.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise VqError(f"{where}: unknown key {key!r}; {nearest_names(str(key), known)}")
+        try:
+            return cls(**{key: _number(key, value) for key, value in values.items()})
+        except (TypeError, ValueError) as error:
+            raise VqError(f"{where}: {error}") from error
+
+
+def _number(key: str, value: Any) -> Any:
+    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here."""
+    if (
+        key in ("damping", "scale")
+        and isinstance(value, (int, str))
+        and not isinstance(value, bool)
+    ):
+        return float(value)
+    return value
