@@ -1,6 +1,6 @@
 """How fast is a packed linear layer next to torch's own?
 
-Prints a table and writes JSON. Every time is a median over calls that alternate in one process; by default
+Prints a table and writes JSON. Every time is a median of calls that alternate in one process; by default
 each call reads another copy of its matrix, so that weights stream from memory as they do when a language
 model writes.
 
@@ -94,14 +94,20 @@ def random_packed(
 
 
 def timed(cases: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each case, calls alternating; case(i) is given the number of the call."""
+    """Median milliseconds of each case; case(i) is given the number of the call.
+
+    Calls alternate and the order turns every round, so that each case follows each other one. One thread is
+    measured in its own processor time, which other programs disturb less; several by the clock.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
     for i in range(repeats + 2):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case(i)
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = clock()
+            cases[name](i)
             if i >= 2:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) * 1e3 for name, values in times.items()}
 
 

@@ -199,8 +199,11 @@ void dot_bits(const Trellis& w, long band, const int8_t* acts, long planes, int3
 void dot(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums) {
   switch (w.step_bits) {
     case 2: return dot_bits<2>(w, band, acts, planes, sums);
+    case 3: return dot_bits<3>(w, band, acts, planes, sums);
     case 4: return dot_bits<4>(w, band, acts, planes, sums);
+    case 5: return dot_bits<5>(w, band, acts, planes, sums);
     case 6: return dot_bits<6>(w, band, acts, planes, sums);
+    case 7: return dot_bits<7>(w, band, acts, planes, sums);
     case 8: return dot_bits<8>(w, band, acts, planes, sums);
     default: return portable_linear.dot(w, band, acts, act_sums, planes, sums);
   }

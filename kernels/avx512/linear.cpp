@@ -201,8 +201,11 @@ void dot_bits(const Trellis& w, long band, const int8_t* acts, const int32_t* ac
 void dot(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums) {
   switch (w.step_bits) {
     case 2: return dot_bits<2>(w, band, acts, act_sums, planes, sums);
+    case 3: return dot_bits<3>(w, band, acts, act_sums, planes, sums);
     case 4: return dot_bits<4>(w, band, acts, act_sums, planes, sums);
+    case 5: return dot_bits<5>(w, band, acts, act_sums, planes, sums);
     case 6: return dot_bits<6>(w, band, acts, act_sums, planes, sums);
+    case 7: return dot_bits<7>(w, band, acts, act_sums, planes, sums);
     case 8: return dot_bits<8>(w, band, acts, act_sums, planes, sums);
     default: return portable_linear.dot(w, band, acts, act_sums, planes, sums);
   }
@@ -232,8 +235,11 @@ void decode_bits(const Trellis& w, long band, float* out, long stride) {
 void decode(const Trellis& w, long band, float* out, long stride) {
   switch (w.hash ? w.step_bits : 0) {
     case 2: return decode_bits<2>(w, band, out, stride);
+    case 3: return decode_bits<3>(w, band, out, stride);
     case 4: return decode_bits<4>(w, band, out, stride);
+    case 5: return decode_bits<5>(w, band, out, stride);
     case 6: return decode_bits<6>(w, band, out, stride);
+    case 7: return decode_bits<7>(w, band, out, stride);
     case 8: return decode_bits<8>(w, band, out, stride);
     default: return portable_linear.decode(w, band, out, stride);
   }
