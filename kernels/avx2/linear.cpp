@@ -13,7 +13,8 @@ namespace {
 #define VQ_INLINE inline __attribute__((always_inline))
 
 constexpr int kBlocks = 32;         // of two rows, in a band
-constexpr long kChunkBytes = 8192;  // of packed words that stay in the first cache while a band's rows take turns
+constexpr int kChunk = 4;           // groups that stay in the first cache while a band's rows take turns
+constexpr long kAhead = 4096;       // bytes of packed words fetched before they are needed
 
 template <int... I, typename F>
 VQ_INLINE void unroll(std::integer_sequence<int, I...>, F&& f) {
@@ -97,7 +98,7 @@ void pass(const Trellis& w, const Hash& hash, const Band& band, long begin, long
   for (int i = 0; i < N * P; ++i) acc[i] = _mm256_load_si256(sums + FIRST * P + i);
   for (long g = begin; g < end; ++g) {
     const uint8_t* group = band.group(w, g);
-    _mm_prefetch(reinterpret_cast<const char*>(band.base) + (g * band.bytes + kChunkBytes + FIRST * S * 4), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(band.base) + (g * band.bytes + kAhead + FIRST * S * 4), _MM_HINT_T0);
     for (int half = 0; half < 2; ++half) {
       __m256i x[P];
       for (int p = 0; p < P; ++p)
@@ -112,36 +113,80 @@ void pass(const Trellis& w, const Hash& hash, const Band& band, long begin, long
   for (int i = 0; i < N * P; ++i) _mm256_store_si256(sums + FIRST * P + i, acc[i]);
 }
 
+// sums[r] of one plane from 32 accumulators `stride` apart.
+void reduce(const __m256i* acc, long stride, int32_t* sums) {
+  for (int k = 0; k < kBlocks; ++k) {
+    const __m256i a = acc[k * stride];
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(sums + 2 * k), two);
+  }
+}
+
 template <int S, int P>
 void fused(const Trellis& w, const Hash& hash, const Band& band, const int8_t* acts, int32_t* sums) {
-  constexpr int N = 4 / P, chunk = kChunkBytes / (128 * S);
+  constexpr int N = 4 / P;
   alignas(32) __m256i acc[kBlocks * P];
   for (auto& a : acc) a = _mm256_setzero_si256();
-  for (long begin = 0; begin < w.groups; begin += chunk) {
-    const long end = std::min(w.groups, begin + chunk);
+  for (long begin = 0; begin < w.groups; begin += kChunk) {
+    const long end = std::min(w.groups, begin + kChunk);
     unroll(std::make_integer_sequence<int, kBlocks / N>{},
            [&](auto i) { pass<S, P, i * N, N>(w, hash, band, begin, end, acts, acc); });
   }
-  for (int p = 0; p < P; ++p)
-    for (int k = 0; k < kBlocks; ++k) {
-      const __m256i a = acc[k * P + p];
-      const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-      const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(sums + p * 64 + 2 * k), two);
+  for (int p = 0; p < P; ++p) reduce(acc + p, P, sums + p * 64);
+}
+
+constexpr int kPanel = 32;  // groups that `wide` decodes at once: 64 KiB of levels, in the second cache
+
+// 4 blocks x 2 planes over half groups; `levels` holds four blocks side by side.
+void tile_product(const __m256i* levels, long halves, const int8_t* acts, long plane, __m256i* sums, long stride) {
+  __m256i acc[8];
+  for (int i = 0; i < 8; ++i) acc[i] = _mm256_load_si256(sums + i / 2 * stride + i % 2);
+  for (long h = 0; h < halves; ++h) {
+    const __m256i x = load(reinterpret_cast<const uint8_t*>(acts) + h * 32);
+    const __m256i y = load(reinterpret_cast<const uint8_t*>(acts) + plane + h * 32);
+    for (int k = 0; k < 4; ++k) {
+      const __m256i level = _mm256_load_si256(levels + h * 4 + k), magnitude = _mm256_abs_epi8(level);
+      acc[k * 2] = multiply(acc[k * 2], level, magnitude, x);
+      acc[k * 2 + 1] = multiply(acc[k * 2 + 1], level, magnitude, y);
     }
+  }
+  for (int i = 0; i < 8; ++i) _mm256_store_si256(sums + i / 2 * stride + i % 2, acc[i]);
+}
+
+// Many planes (a multiple of 2): decode a panel once, use it for all of them.
+template <int S>
+void wide(const Trellis& w, const Hash& hash, const Band& band, const int8_t* acts, long planes, int32_t* sums) {
+  alignas(32) __m256i levels[kPanel * 2 * kBlocks];
+  const long plane = w.groups * 64;
+  __m256i* acc = static_cast<__m256i*>(_mm_malloc(kBlocks * planes * 32, 32));
+  std::memset(static_cast<void*>(acc), 0, kBlocks * planes * 32);
+  for (long begin = 0; begin < w.groups; begin += kPanel) {
+    const long halves = std::min<long>(kPanel, w.groups - begin) * 2;
+    for (long h = 0; h < halves; ++h) {
+      const uint8_t* at = band.group(w, begin + h / 2) + h % 2 * 32;
+      unroll(std::make_integer_sequence<int, kBlocks>{}, [&](auto k) {
+        _mm256_store_si256(levels + k / 4 * 8 * kPanel + h * 4 + k % 4, hash.levels(windows<S, k>(at, 64)));
+      });
+    }
+    for (long p = 0; p < planes; p += 2)
+      for (int k = 0; k < kBlocks; k += 4)
+        tile_product(levels + k * 2 * kPanel, halves, acts + p * plane + begin * 64, plane, acc + k * planes + p, planes);
+  }
+  for (long p = 0; p < planes; ++p) reduce(acc + p, planes, sums + p * 64);
+  _mm_free(acc);
 }
 
 template <int S>
 void dot_bits(const Trellis& w, long band, const int8_t* acts, long planes, int32_t* sums) {
   const Hash hash(w);
   const Band here(w, band);
-  for (long p = 0; p < planes;) {
+  const long many = planes >= 4 ? planes / 2 * 2 : 0;
+  if (many) wide<S>(w, hash, here, acts, many, sums);
+  for (long p = many; p < planes;) {
     const int8_t* x = acts + p * w.groups * 64;
     const long left = planes - p;
-    if (left >= 4) {
-      fused<S, 4>(w, hash, here, x, sums + p * 64);
-      p += 4;
-    } else if (left >= 2) {
+    if (left >= 2) {
       fused<S, 2>(w, hash, here, x, sums + p * 64);
       p += 2;
     } else {
@@ -154,8 +199,11 @@ void dot_bits(const Trellis& w, long band, const int8_t* acts, long planes, int3
 void dot(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums) {
   switch (w.step_bits) {
     case 2: return dot_bits<2>(w, band, acts, planes, sums);
+    case 3: return dot_bits<3>(w, band, acts, planes, sums);
     case 4: return dot_bits<4>(w, band, acts, planes, sums);
+    case 5: return dot_bits<5>(w, band, acts, planes, sums);
     case 6: return dot_bits<6>(w, band, acts, planes, sums);
+    case 7: return dot_bits<7>(w, band, acts, planes, sums);
     case 8: return dot_bits<8>(w, band, acts, planes, sums);
     default: return portable_linear.dot(w, band, acts, act_sums, planes, sums);
   }

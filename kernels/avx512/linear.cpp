@@ -8,9 +8,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
 namespace vq {
@@ -19,7 +17,8 @@ namespace {
 #define VQ_INLINE inline __attribute__((always_inline))
 
 constexpr int kBlocks = 32;         // of two rows, in a band
-constexpr long kChunkBytes = 8192;  // of packed words that stay in the first cache while a band's rows take turns
+constexpr int kChunk = 4;           // groups that stay in the first cache while a band's rows take turns
+constexpr long kAhead = 4096;       // bytes of packed words fetched before they are needed
 
 template <int... I, typename F>
 VQ_INLINE void unroll(std::integer_sequence<int, I...>, F&& f) {
@@ -88,7 +87,7 @@ void pass(const Trellis& w, const Hash& hash, const uint8_t* band, long begin, l
   for (long g = begin; g < end; ++g) {
     const Group group = group_at(w, band, g);
     unroll(std::make_integer_sequence<int, share>{}, [&](auto i) {
-      _mm_prefetch(reinterpret_cast<const char*>(group.at) + kChunkBytes + (FIRST * words / kBlocks + i) * 64, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(group.at) + kAhead + (FIRST * words / kBlocks + i) * 64, _MM_HINT_T0);
     });
     __m512i x[P];
     for (int p = 0; p < P; ++p) x[p] = _mm512_load_si512(acts + p * plane + g * 64);
@@ -116,25 +115,26 @@ void reduce(const __m512i* acc, int stride, int32_t act_sum, int32_t* sums) {
 // One band, P planes, windows decoded anew for each set of planes; the sums of 16 blocks x planes live in registers.
 template <int S, int P>
 void fused(const Trellis& w, const Hash& hash, long band, const int8_t* acts, const int32_t* act_sums, int32_t* sums) {
-  constexpr int N = 16 / P, chunk = kChunkBytes / (128 * S);
+  constexpr int N = 16 / P;
   alignas(64) __m512i acc[kBlocks * P];
   for (auto& a : acc) a = _mm512_setzero_si512();
   const uint8_t* base = w.band(band);
-  for (long begin = 0; begin < w.groups; begin += chunk) {
-    const long end = std::min(w.groups, begin + chunk);
+  for (long begin = 0; begin < w.groups; begin += kChunk) {
+    const long end = std::min(w.groups, begin + kChunk);
     unroll(std::make_integer_sequence<int, kBlocks / N>{},
            [&](auto i) { pass<S, P, i * N, N>(w, hash, base, begin, end, acts, acc); });
   }
   for (int p = 0; p < P; ++p) reduce(acc + p, P, act_sums[p], sums + p * 64);
 }
 
-constexpr int kPanel = 8;  // groups that `wide` decodes at once: 16 KiB of levels
+constexpr int kPanel = 32;  // groups that `wide` decodes at once: 64 KiB of levels, in the second cache
 
-// Levels of all blocks of one group, two rows to a register.
+// Levels of all blocks of one group, two rows to a register: four blocks side by side, then the next group's four.
 template <int S>
 VQ_INLINE void levels_of(const Hash& hash, const Group& group, __m512i* levels) {
-  unroll(std::make_integer_sequence<int, kBlocks>{},
-         [&](auto k) { _mm512_store_si512(levels + k, hash.levels(windows<S, k>(group))); });
+  unroll(std::make_integer_sequence<int, kBlocks>{}, [&](auto k) {
+    _mm512_store_si512(levels + k / 4 * 4 * kPanel + k % 4, hash.levels(windows<S, k>(group)));
+  });
 }
 
 // 4 blocks x 4 planes over the groups of a panel.
@@ -145,7 +145,7 @@ void tile_product(const __m512i* levels, long groups, const int8_t* acts, long p
     __m512i x[4];
     for (int p = 0; p < 4; ++p) x[p] = _mm512_load_si512(acts + p * plane + g * 64);
     for (int k = 0; k < 4; ++k) {
-      const __m512i level = _mm512_load_si512(levels + g * kBlocks + k);
+      const __m512i level = _mm512_load_si512(levels + g * 4 + k);
       for (int p = 0; p < 4; ++p) acc[k * 4 + p] = _mm512_dpbusd_epi32(acc[k * 4 + p], level, x[p]);
     }
   }
@@ -166,12 +166,12 @@ void wide(const Trellis& w, const Hash& hash, long band, const int8_t* acts, con
     for (long g = 0; g < count; ++g) {
       const Group group = group_at(w, base, begin + g);
       for (int i = 0; i < 2 * S; ++i)
-        _mm_prefetch(reinterpret_cast<const char*>(group.at) + kChunkBytes + i * 64, _MM_HINT_T0);
-      levels_of<S>(hash, group, levels + g * kBlocks);
+        _mm_prefetch(reinterpret_cast<const char*>(group.at) + kAhead + i * 64, _MM_HINT_T0);
+      levels_of<S>(hash, group, levels + g * 4);
     }
     for (long p = 0; p < planes; p += 4)
       for (int k = 0; k < kBlocks; k += 4)
-        tile_product(levels + k, count, acts + p * plane + begin * 64, plane, acc + k * planes + p, planes);
+        tile_product(levels + k * kPanel, count, acts + p * plane + begin * 64, plane, acc + k * planes + p, planes);
   }
   for (long p = 0; p < planes; ++p) reduce(acc + p, static_cast<int>(planes), act_sums[p], sums + p * 64);
   _mm_free(acc);
@@ -201,8 +201,11 @@ void dot_bits(const Trellis& w, long band, const int8_t* acts, const int32_t* ac
 void dot(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums) {
   switch (w.step_bits) {
     case 2: return dot_bits<2>(w, band, acts, act_sums, planes, sums);
+    case 3: return dot_bits<3>(w, band, acts, act_sums, planes, sums);
     case 4: return dot_bits<4>(w, band, acts, act_sums, planes, sums);
+    case 5: return dot_bits<5>(w, band, acts, act_sums, planes, sums);
     case 6: return dot_bits<6>(w, band, acts, act_sums, planes, sums);
+    case 7: return dot_bits<7>(w, band, acts, act_sums, planes, sums);
     case 8: return dot_bits<8>(w, band, acts, act_sums, planes, sums);
     default: return portable_linear.dot(w, band, acts, act_sums, planes, sums);
   }
@@ -232,8 +235,11 @@ void decode_bits(const Trellis& w, long band, float* out, long stride) {
 void decode(const Trellis& w, long band, float* out, long stride) {
   switch (w.hash ? w.step_bits : 0) {
     case 2: return decode_bits<2>(w, band, out, stride);
+    case 3: return decode_bits<3>(w, band, out, stride);
     case 4: return decode_bits<4>(w, band, out, stride);
+    case 5: return decode_bits<5>(w, band, out, stride);
     case 6: return decode_bits<6>(w, band, out, stride);
+    case 7: return decode_bits<7>(w, band, out, stride);
     case 8: return decode_bits<8>(w, band, out, stride);
     default: return portable_linear.decode(w, band, out, stride);
   }

@@ -15,14 +15,20 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-void linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
+// False where the header does not fit the sizes given; the caller then finds out why.
+bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
             uintptr_t signs_out, uintptr_t levels, long in, long out, int planes, uintptr_t y, int threads) {
-  const Trellis w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(levels));
-  if (!w.hash || w.in != in || w.out != out)
-    throw std::invalid_argument("packed_linear: the sizes of x or scales do not fit the packed weight");
+  Trellis w;
+  try {
+    w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(levels));
+  } catch (const std::invalid_argument&) {
+    return false;
+  }
+  if (!w.hash || w.in != in || w.out != out) return false;
   nb::gil_scoped_release release;
   packed_linear(pointer<const float>(x), rows, w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_in),
                 pointer<const uint8_t>(signs_out), planes, pointer<float>(y), threads);
+  return true;
 }
 
 void trellis(uintptr_t weight, long bytes, uintptr_t table, long first, long rows, uintptr_t out, int threads) {

@@ -73,8 +73,9 @@ void finish(const Trellis& w, long band, const int32_t* sums, int planes, float 
   }
 }
 
-// Both levels of every state of the hash code.
-std::vector<int8_t> state_pairs(const Trellis& w) {
+// Both levels of every state of the hash code, where a kernel wants them (the vector ones pass steps of other widths on).
+std::vector<int8_t> state_pairs(const LinearKernels& k, const Trellis& w) {
+  if (!w.hash || !(k.wants_pairs || w.step_bits < 2 || w.step_bits > 8)) return {};
   const int8_t* levels = static_cast<const int8_t*>(w.table);
   std::vector<int8_t> table(2L << w.memory);
   for (uint32_t s = 0; s < 1u << w.memory; ++s) {
@@ -116,7 +117,7 @@ void packed_linear(const float* x, long rows, const Trellis& view, const uint16_
                    const uint8_t* signs_out, int planes, float* y, int threads) {
   const LinearKernels& k = kernels();
   Trellis w = view;
-  const std::vector<int8_t> pairs = k.wants_pairs ? state_pairs(w) : std::vector<int8_t>();
+  const std::vector<int8_t> pairs = state_pairs(k, w);
   w.pairs = pairs.data();
   const long plane_bytes = w.groups * 64, all = rows * planes;
   auto acts = aligned<int8_t>(all * plane_bytes);
@@ -148,7 +149,7 @@ void packed_linear(const float* x, long rows, const Trellis& view, const uint16_
 void decode_trellis(const Trellis& view, long first, long rows, float* out, int threads) {
   const LinearKernels& k = kernels();
   Trellis w = view;
-  const std::vector<int8_t> pairs = k.wants_pairs && w.hash ? state_pairs(w) : std::vector<int8_t>();
+  const std::vector<int8_t> pairs = state_pairs(k, w);
   w.pairs = pairs.data();
   const long width = w.groups * 32, first_band = first / 64, last_band = (first + rows + 63) / 64;
   parallel_for(last_band - first_band, 1, threads, [&](long begin, long end) {

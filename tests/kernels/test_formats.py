@@ -10,7 +10,7 @@ from vq.kernels.formats import HASH_CODE, ROWS, TILES, PackedHeader
 SHAPES = [(1, 5), (63, 100), (100, 577), (192, 36), (64, 32), (65, 33)]
 
 
-def trellis_header(out, width, bits=2, memory=12, symbols=2, code=HASH_CODE):
+def trellis_header(out, width, bits=2, memory=12, *, symbols=2, code=HASH_CODE):
     return PackedHeader(
         TILES,
         out,
@@ -165,7 +165,7 @@ def naive_decode(codes, header, table):
     ],
 )
 def test_decoded_tiles_follow_the_document(bits, memory, symbols, code):
-    header = trellis_header(70, 37, bits, memory, symbols, code)
+    header = trellis_header(70, 37, bits, memory, symbols=symbols, code=code)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(
         0, 2**header.code_bits, (2 * 10, header.codes_per_vector), generator=generator

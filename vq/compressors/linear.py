@@ -190,7 +190,7 @@ class QuantizedLinear(nn.Module):
             y = self._forward_codebook(x)
         else:
             table = self._table()
-            y = ops.packed_linear(
+            y = ops.quick_linear(
                 x,
                 self.weight,
                 self.scales,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vq.kernels.dispatch import declare, library
+from vq.kernels.dispatch import declare, library, native, threads
 from vq.kernels.layouts import unpack_signs
 
 
@@ -43,7 +43,8 @@ def _working(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _reference(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None) -> Tensor:
+def reference(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None) -> Tensor:
+    """``vq::hadamard`` in plain torch."""
     value, n = _working(x), x.shape[-1]
     if signs_first is not None:
         value = value * unpack_signs(signs_first, n)
@@ -53,6 +54,35 @@ def _reference(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None)
     return value.to(x.dtype)
 
 
+def rotate_(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None) -> Tensor:
+    """The compiled transform in place over contiguous float32 ``(rows, n)`` on the CPU; returns x.
+
+    Raises:
+        ValueError: if signs have another size.
+    """
+    module, n = native(), x.shape[-1]
+    assert module is not None and x.is_contiguous() and x.dtype == torch.float32
+    address = []
+    for signs in (signs_first, signs_last):
+        if signs is not None and (signs.dtype != torch.uint8 or signs.shape != ((n + 7) // 8,)):
+            raise ValueError(
+                f"signs: expected uint8 of shape ({(n + 7) // 8},) for {n} channels, got "
+                f"{signs.dtype} of shape {tuple(signs.shape)}"
+            )
+        address.append(0 if signs is None else signs.contiguous().data_ptr())
+    module.hadamard(x.data_ptr(), x.numel() // n, n, *address, threads())
+    return x
+
+
+def _cpu(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None) -> Tensor:
+    if x.dtype == torch.float64 or not x.is_floating_point() or not x.numel():
+        return reference(x, signs_first, signs_last)
+    work = torch.empty(x.shape, dtype=torch.float32).copy_(x)
+    return (
+        rotate_(work.reshape(-1, x.shape[-1]), signs_first, signs_last).reshape(x.shape).to(x.dtype)
+    )
+
+
 def _fake(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
@@ -60,7 +90,8 @@ def _fake(x: Tensor, signs_first: Tensor | None, signs_last: Tensor | None) -> T
 hadamard = declare(
     "hadamard(Tensor x, Tensor? signs_first, Tensor? signs_last) -> Tensor",
     fake=_fake,
-    reference=_reference,
+    reference=reference,
+    cpu=_cpu,
 )
 """``hadamard(x, signs_first, signs_last)``: ``signs_last * H(signs_first * x)`` over the last dimension.
 
