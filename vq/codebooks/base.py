@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vq.codebooks.packing import PackedCodes, pack_bits, unpack_bits
+from vq.codebooks.packing import PackedCodes
 from vq.codebooks.spec import Spec
+from vq.kernels.layouts import pack_rows, unpack_rows
 
 
 class Codebook(nn.Module, abc.ABC):
@@ -116,7 +117,7 @@ class Codebook(nn.Module, abc.ABC):
         """Codes in exactly ``code_bits`` bits each, with the header that is needed to read them again."""
         batch = self._batch_shape(codes)
         return PackedCodes(
-            payload=pack_bits(codes.reshape(-1), self.code_bits),
+            payload=pack_rows(codes, self.code_bits),
             spec=str(self.spec),
             version=self.version,
             shape=batch,
@@ -134,7 +135,7 @@ class Codebook(nn.Module, abc.ABC):
                 f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
             )
         count = int(torch.Size(packed.shape).numel()) * self.codes_per_vector
-        codes = unpack_bits(packed.payload, self.code_bits, count)
+        codes = unpack_rows(packed.payload, self.code_bits, count)
         return codes.reshape(*packed.shape, *self.codes_shape)
 
     def extra_repr(self) -> str:

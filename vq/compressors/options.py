@@ -44,7 +44,7 @@ class CompressOptions:
     rotation: str = "input"
     damping: float = 0.01
     scale: float = 1.0
-    windows: int = 64
+    windows: int = 32
     context: int = 1024
     sequential: bool = False
     precision: str = "float32"

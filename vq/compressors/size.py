@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from vq.compressors.tensorfile import TensorEntry, read_header
 from vq.errors import VqError
+from vq.kernels.formats import HEADER_BYTES, MAGIC
 
-HEADER_BYTES = 64  # of a packed tensor, docs/format.md
 _STORED = ("weight", "scales", "signs_in", "signs_out")
 _SHARED = "vq_codebooks."
 
@@ -46,22 +48,20 @@ def measure_size(folder: str | Path) -> Size:
         raise VqError(
             f"{folder}: expected *.safetensors files, found none; is this a model folder?"
         )
-    tensors: dict[str, dict[str, Any]] = {}
-    packed: dict[str, tuple[int, int]] = {}
+    tensors: dict[str, TensorEntry] = {}
     for file in files:
-        entries, base = read_header(file)
-        tensors.update(entries)
-        with file.open("rb") as stream:
-            for name, entry in entries.items():
-                if name.endswith(".weight") and entry["dtype"] == "U8":
-                    stream.seek(base + entry["data_offsets"][0])
-                    packed[name.removesuffix(".weight")] = _shape(stream.read(HEADER_BYTES), name)
+        tensors.update(read_header(file)[0])
+    packed = {
+        name.removesuffix(".weight"): _shape(entry, name)
+        for name, entry in tensors.items()
+        if name.endswith(".weight") and entry.dtype == torch.uint8
+    }
     quantized = sum(rows * columns for rows, columns in packed.values())
     own = sum(_bytes(tensors.get(f"{layer}.{part}")) for layer in packed for part in _STORED)
     shared = sum(_bytes(entry) for name, entry in tensors.items() if name.startswith(_SHARED))
     everything = sum(map(_bytes, tensors.values()))
     others = sum(
-        _count(entry)
+        math.prod(entry.shape)
         for name, entry in tensors.items()
         if not name.startswith(_SHARED) and name.rpartition(".")[0] not in packed
     )
@@ -76,44 +76,16 @@ def measure_size(folder: str | Path) -> Size:
     )
 
 
-def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Tensor entries of a safetensors file and the offset its data begin at.
-
-    Raises:
-        VqError: if the file is cut short or not safetensors.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        head = stream.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if 8 + length > size:
-            raise VqError(f"{file}: not a whole safetensors file ({size} bytes); copy it again")
-        try:
-            entries = json.loads(stream.read(length))
-        except ValueError as error:
-            raise VqError(f"{file}: damaged safetensors header ({error}); copy it again") from error
-    entries.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    if 8 + length + end != size:
-        raise VqError(
-            f"{file}: expected {8 + length + end} bytes, found {size}; it is cut short, copy it again"
-        )
-    return entries, 8 + length
-
-
-def _shape(header: bytes, name: str) -> tuple[int, int]:
-    if header[:4] != b"VQPK":
+def _shape(entry: TensorEntry, name: str) -> tuple[int, int]:
+    """Rows and columns that a packed tensor's header tells."""
+    with entry.path.open("rb") as stream:
+        stream.seek(entry.start)
+        header = stream.read(HEADER_BYTES)
+    if header[:4] != MAGIC:
         raise VqError(f"{name}: a uint8 tensor without the header of a packed layer")
     rows, columns = struct.unpack_from("<II", header, 8)
     return rows, columns
 
 
-def _bytes(entry: dict[str, Any] | None) -> int:
-    return 0 if entry is None else entry["data_offsets"][1] - entry["data_offsets"][0]
-
-
-def _count(entry: dict[str, Any]) -> int:
-    count = 1
-    for length in entry["shape"]:
-        count *= length
-    return count
+def _bytes(entry: TensorEntry | None) -> int:
+    return 0 if entry is None else entry.size
