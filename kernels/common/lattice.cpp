@@ -9,11 +9,14 @@ namespace {
 using Range = void (*)(const LatticeArgs&, long, long);
 
 Range pick(LatticeSearch search) {
-  const Range portable_set[] = {portable::e8_range, portable::leech_range, portable::e8p_range};
+  const Range portable_set[] = {portable::e8_range, portable::leech_range, portable::e8p_range,
+portable::leech_ball_range};
   const int which = static_cast<int>(search);
 #if VQ_X86
-  const Range avx2_set[] = {avx2::e8_range, avx2::leech_range, avx2::e8p_range};
-  const Range avx512_set[] = {avx512::e8_range, avx512::leech_range, avx512::e8p_range};
+  const Range avx2_set[] = {avx2::e8_range, avx2::leech_range, avx2::e8p_range,
+avx2::leech_ball_range};
+  const Range avx512_set[] = {avx512::e8_range, avx512::leech_range, avx512::e8p_range,
+avx512::leech_ball_range};
   if (isa() == Isa::avx512) return avx512_set[which];
   if (isa() == Isa::avx2) return avx2_set[which];
 #endif

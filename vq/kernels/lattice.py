@@ -13,10 +13,10 @@ from vq.kernels import lattice_reference as reference
 from vq.kernels.e8p_reference import e8p_search
 from vq.kernels.golay import columns, hexacode
 
-__all__ = ["LARGEST", "e8p_encode", "nearest_e8", "nearest_leech"]
+__all__ = ["LARGEST", "e8p_encode", "leech_in_ball", "nearest_e8", "nearest_leech"]
 
 LARGEST = float(1 << 20)  # of a coordinate: beyond it float32 has no useful fraction
-_E8, _LEECH, _E8P = 0, 1, 2
+_E8, _LEECH, _E8P, _LEECH_BALL = 0, 1, 2, 3
 
 
 def nearest_e8(x: Tensor) -> Tensor:
@@ -64,6 +64,34 @@ def nearest_leech(x: Tensor) -> Tensor:
     return points
 
 
+def leech_in_ball(x: Tensor, wanted: Tensor, limit: float, top: int = 16) -> Tensor:
+    """Points of the Leech lattice (times sqrt(8)) in a ball, from a list of points near x.
+
+    The lattice falls into 256 kinds of points (even or odd, parity of columns, hexacode word). The nearest points to x of
+    the ``top`` nearest kinds are the list; the answer is the one of squared norm up to ``limit`` nearest to ``wanted``.
+
+    Args:
+        x: ``(n, 24)``, where the list is made: ``wanted`` moved into the ball.
+        wanted: ``(n, 24)``.
+        limit: largest squared norm.
+        top: length of the list, 1 to 64.
+
+    Returns:
+        float32 ``(n, 24)`` of integers; infinities in rows whose list has no point in the ball.
+
+    Raises:
+        ValueError: if a shape or a number is out of range.
+    """
+    if not 1 <= top <= 64 or wanted.shape != x.shape:
+        raise ValueError(
+            f"leech_in_ball: expected top from 1 to 64 and wanted {tuple(x.shape)}, got {top} and "
+            f"{tuple(wanted.shape)}"
+        )
+    x, wanted = (_checked("leech_in_ball", v, 24) for v in (x, wanted))
+    points: Tensor = _BALL_OP(x, wanted, limit, top)
+    return points
+
+
 def e8p_encode(x: Tensor, tables: Tensor) -> Tensor:
     """Codes of the nearest E8P points, exact to float32 arithmetic; see ``vq.codebooks.lattice_e8p``.
 
@@ -102,30 +130,40 @@ def _leech_tables() -> Tensor:
     return torch.from_numpy(np.concatenate([hexacode().reshape(-1), columns().reshape(-1)]))
 
 
-def _native(search: int, x: Tensor, points: Tensor | None, codes: Tensor | None, tables: Tensor | None) -> None:
+def _native(
+    search: int,
+    x: Tensor,
+    out: Tensor,
+    tables: Tensor | None = None,
+    wanted: Tensor | None = None,
+    limit: float = 0.0,
+    top: int = 0,
+) -> Tensor:
     module = dispatch.native()
     assert module is not None
-    x = x.contiguous()
-    addresses = [0 if t is None else t.data_ptr() for t in (points, codes, tables)]
-    module.lattice(search, x.data_ptr(), x.shape[0], *addresses, dispatch.threads())
+    x, wanted = x.contiguous(), None if wanted is None else wanted.contiguous()
+    points, codes = (0, out.data_ptr()) if search == _E8P else (out.data_ptr(), 0)
+    more = [0 if t is None else t.data_ptr() for t in (tables, wanted)]
+    module.lattice(
+        search, x.data_ptr(), len(x), points, codes, *more, limit, top, dispatch.threads()
+    )
+    return out
 
 
 def _e8_cpu(x: Tensor) -> Tensor:
-    points = torch.empty(x.shape, dtype=torch.float32)
-    _native(_E8, x, points, None, None)
-    return points
+    return _native(_E8, x, torch.empty(x.shape))
 
 
 def _leech_cpu(x: Tensor) -> Tensor:
-    points = torch.empty(x.shape, dtype=torch.float32)
-    _native(_LEECH, x, points, None, _leech_tables())
-    return points
+    return _native(_LEECH, x, torch.empty(x.shape), _leech_tables())
+
+
+def _ball_cpu(x: Tensor, wanted: Tensor, limit: float, top: int) -> Tensor:
+    return _native(_LEECH_BALL, x, torch.empty(x.shape), _leech_tables(), wanted, limit, top)
 
 
 def _e8p_cpu(x: Tensor, tables: Tensor) -> Tensor:
-    codes = torch.empty(x.shape[0], dtype=torch.int32)
-    _native(_E8P, x, None, codes, tables.contiguous())
-    return codes
+    return _native(_E8P, x, torch.empty(len(x), dtype=torch.int32), tables.contiguous())
 
 
 _E8_OP = dispatch.declare(
@@ -139,6 +177,12 @@ _LEECH_OP = dispatch.declare(
     fake=lambda x: x.new_empty(x.shape),
     reference=reference.nearest_leech,
     cpu=_leech_cpu,
+)
+_BALL_OP = dispatch.declare(
+    "lattice_leech_in_ball(Tensor x, Tensor wanted, float limit, int top) -> Tensor",
+    fake=lambda x, wanted, limit, top: x.new_empty(x.shape),
+    reference=reference.leech_in_ball,
+    cpu=_ball_cpu,
 )
 _E8P_OP = dispatch.declare(
     "e8p_encode(Tensor x, Tensor tables) -> Tensor",

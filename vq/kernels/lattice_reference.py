@@ -46,24 +46,53 @@ def squared_norm(x: Tensor) -> Tensor:
 
 def nearest_leech(x: Tensor) -> Tensor:
     """Nearest points of the Leech lattice times sqrt(8) for ``(count, 24)``; see ``vq.kernels.lattice``."""
-    parts = [_leech_chunk(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)]
-    return torch.cat(parts) if parts else x.clone()
+    parts = []
+    for i in range(0, len(x), CHUNK):
+        across = x[i : i + CHUNK].t().contiguous()
+        costs, scores = _kinds(across)
+        best = (scores == scores.amin(0)).int().argmax(0)
+        parts.append(_nearest_of_kind(across, costs, best).t())
+    return torch.cat(parts).contiguous() if parts else x.clone()
 
 
-def _leech_chunk(x: Tensor) -> Tensor:
-    """Both halves, both parities, 64 words: states of columns by minimum-plus products, then the way back."""
-    across = x.t().contiguous()
+def leech_in_ball(x: Tensor, wanted: Tensor, limit: float, top: int) -> Tensor:
+    """Points ``(count, 24)`` of squared norm up to limit near ``wanted``; see ``vq.kernels.lattice``."""
+    parts = []
+    for i in range(0, len(x), CHUNK):
+        across, aim = (v[i : i + CHUNK].t().contiguous() for v in (x, wanted))
+        costs, scores = _kinds(across)
+        kinds = scores.argsort(dim=0, stable=True)[:top]
+        point = torch.full_like(across, float("inf"))
+        least = point[0].clone()
+        for kind in kinds:
+            trial = _nearest_of_kind(across, costs, kind)
+            distance = squared_norm(aim - trial)
+            better = (squared_norm(trial) <= limit) & (distance < least)
+            least = torch.where(better, distance, least)
+            point = torch.where(better, trial, point)
+        parts.append(point.t())
+    return torch.cat(parts).contiguous() if parts else x.clone()
+
+
+def _kinds(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Column costs, and least cost ``(256, count)`` of each half, parity of columns and hexacode word."""
     words = torch.from_numpy(hexacode()).long()
-    costs = torch.stack([_column_costs(across, half) for half in (0, 1)])
-    scores = torch.stack(
-        [_word_scores(costs[half, :, parity], words, 2 * parity + half) for half in (0, 1) for parity in (0, 1)]
-    ).reshape(4 * len(words), -1)
-    best = (scores == scores.amin(0)).int().argmax(0)
-    half, parity, word = best // 128, best // 64 % 2, best % 64
-    lane = torch.arange(x.shape[0])
-    chosen = [costs[half, c, parity, words[word, c], :, lane].t() for c in range(6)]
-    states = _way_back(chosen, 2 * parity + half)
-    return _points(across, half, parity, words[word], states)
+    costs = torch.stack([_column_costs(x, half) for half in (0, 1)])
+    scores = [
+        _word_scores(costs[half, :, parity], words, 2 * parity + half)
+        for half in (0, 1)
+        for parity in (0, 1)
+    ]
+    return costs, torch.cat(scores)
+
+
+def _nearest_of_kind(x: Tensor, costs: Tensor, kind: Tensor) -> Tensor:
+    """Nearest point ``(24, count)`` of one kind for each column."""
+    half, parity = kind // 128, kind // 64 % 2
+    word = torch.from_numpy(hexacode()).long()[kind % 64]
+    lane = torch.arange(x.shape[1])
+    chosen = [costs[half, c, parity, word[:, c], :, lane].t() for c in range(6)]
+    return _points(x, half, parity, word, _way_back(chosen, 2 * parity + half))
 
 
 def _coordinate_costs(x: Tensor, offset: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +166,7 @@ def _split(left: Tensor, right: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _points(x: Tensor, half: Tensor, parity: Tensor, word: Tensor, states: list[Tensor]) -> Tensor:
-    """Integer coordinates ``(count, 24)`` from half, parity, hexacode word and the columns' states."""
+    """Integer coordinates ``(24, count)`` from half, parity, hexacode word and the columns' states."""
     table = torch.from_numpy(columns()).long()
     parts = []
     for c in range(6):
@@ -149,4 +178,4 @@ def _points(x: Tensor, half: Tensor, parity: Tensor, word: Tensor, states: list[
         flip = (extra == extra.amin(0)).int().argmax(0, keepdim=True)
         step = torch.where(r < 0, -1.0, 1.0).gather(0, flip) * wrong
         parts.append(4.0 * k.scatter_add(0, flip, step) + offset)
-    return torch.cat(parts).t().contiguous()
+    return torch.cat(parts)
