@@ -166,7 +166,9 @@ class LeechIndex:
         own = self.order[torch.searchsorted(self.keys, self._keys(weight, counts))]
         number = torch.where(weight < 0, at, at - self.word_first[weight])
         for group, member in enumerate((on, 1 - on)):
-            number = number * self.ways[own, group] + self._rank_places(symbol, member, counts[:, group])
+            number = number * self.ways[own, group] + self._rank_places(
+                symbol, member, counts[:, group]
+            )
         free = self._free_signs(odd, on, symbol)
         bits = ((points < 0).long() & free) << (free.cumsum(1) - free)
         return self.first[own] + (number << self.signs[own]) + bits.sum(1)
@@ -196,7 +198,9 @@ class LeechIndex:
         zero = (on == 0) & (symbol == 0)
         return (~first & ~zero & (odd == 0)).long()
 
-    def _signed(self, odd: Tensor, word: Tensor, on: Tensor, symbol: Tensor, bits: Tensor) -> Tensor:
+    def _signed(
+        self, odd: Tensor, word: Tensor, on: Tensor, symbol: Tensor, bits: Tensor
+    ) -> Tensor:
         """Points from magnitudes and sign bits."""
         size = torch.where(odd == 1, 2 * symbol + 1, 4 * symbol + 2 * on)
         free = self._free_signs(odd, on, symbol)
@@ -205,7 +209,9 @@ class LeechIndex:
         parity = ((negative & on).sum(1, keepdim=True) + wanted) & 1
         first = ((on == 1) & (on.cumsum(1) == 1)).long()
         even_sign = negative | (first & parity)
-        odd_sign = word ^ (symbol & 1)  # magnitudes 1, 5, 9: negative on the codeword; 3, 7, 11: off it
+        odd_sign = word ^ (
+            symbol & 1
+        )  # magnitudes 1, 5, 9: negative on the codeword; 3, 7, 11: off it
         return torch.where(torch.where(odd == 1, odd_sign, even_sign) == 1, -size, size)
 
     def _rank_places(self, symbol: Tensor, member: Tensor, counts: Tensor) -> Tensor:

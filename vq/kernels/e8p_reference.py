@@ -8,7 +8,15 @@ from torch import Tensor
 from vq.kernels.lattice_reference import squared_norm
 
 TRIPLES = 29  # patterns of norm 12
-ORBITS = ((0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 1))  # coordinates of at least 3/2, of 5/2
+ORBITS = (
+    (0, 0),
+    (1, 0),
+    (2, 0),
+    (3, 0),
+    (4, 0),
+    (1, 1),
+    (2, 1),
+)  # coordinates of at least 3/2, of 5/2
 _POWERS = tuple(3 ** (7 - d) for d in range(8))
 
 

@@ -132,7 +132,8 @@ def _every(*sizes: int) -> list[tuple[int, ...]]:
 def _join(left: Tensor, right: Tensor) -> Tensor:
     """Minimum over v of ``left[v] + right[u ^ v]``, states on axis -2."""
     sums = [
-        torch.stack([left[..., v, :] + right[..., u ^ v, :] for u in range(4)], dim=-2) for v in range(4)
+        torch.stack([left[..., v, :] + right[..., u ^ v, :] for u in range(4)], dim=-2)
+        for v in range(4)
     ]
     return torch.minimum(torch.minimum(sums[0], sums[1]), torch.minimum(sums[2], sums[3]))
 
