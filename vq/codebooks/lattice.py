@@ -26,8 +26,8 @@ def nearest_point(name: str, x: Tensor) -> Tensor:
     """Nearest point of a lattice to each vector, exact to float32 arithmetic.
 
     Args:
-        name: ``z4`` or ``zn`` (integers), ``d4`` or ``dn`` (integers with an even sum), ``e8`` (least norm 2), ``leech``
-            (unit volume, least norm 4); ``zn`` and ``dn`` take any length.
+        name: ``z4`` or ``zn`` (integers), ``d4`` or ``dn`` (integers with an even sum), ``e8`` (least norm 2),
+            ``leech`` (unit volume, least norm 4); ``zn`` and ``dn`` take any length.
         x: ``(*batch, dim)`` float, magnitudes up to 2^18.
 
     Returns:

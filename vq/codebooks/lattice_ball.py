@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -151,9 +153,10 @@ class Dn(_Ball):
 class E8(_Ball):
     """The shortest points of E8 that ``8 * bits`` bits can number, times a step.
 
-    Whole orbits under permutations and even changes of signs are taken by norm, so a few codes stay unused: at 2 bits there
-    are 64,497 points, all of norm up to 10 and 7,616 of norm 12. An orbit is searched through its leader: magnitudes are
-    sorted, the smallest takes the sign that is left over, and the best leader is found by inner products, which is exact.
+    Whole orbits under permutations and even changes of signs are taken by norm, so a few codes stay unused: at 2 bits
+    there are 64,497 points, all of norm up to 10 and 7,616 of norm 12. An orbit is searched through its leader:
+    magnitudes are sorted, the smallest takes the sign that is left over, and the best leader is found by inner
+    products, which is exact.
 
     Args:
         bits: bits per dimension, ``8 * bits`` a whole number up to 16.
@@ -165,17 +168,12 @@ class E8(_Ball):
     """
 
     leaders: Tensor
-    keys: Tensor
-    order: Tensor
 
     def __init__(self, bits: float = 2, step: float | None = None) -> None:
         super().__init__(bits, 8, step)
         points, leaders = e8_ball(2**self._code_bits)
         self.register_buffer("points", _int8(points))
         self.register_buffer("leaders", _int8(leaders))
-        keys, order = _keys(self.points).sort()
-        self.register_buffer("keys", keys)
-        self.register_buffer("order", order.to(torch.int32))
 
     def _name(self) -> str:
         return str(Spec.make("e8", bits=self.bits))
@@ -209,8 +207,15 @@ class E8(_Ball):
         best[:, 7] = torch.where(flipped, -best[:, 7], best[:, 7])
         point = torch.empty_like(best).scatter_(1, place, best)
         point = torch.where(negative, -point, point)
-        at = torch.searchsorted(self.keys, _keys(point))
-        return self.order[at]
+        keys, order = (t.to(x.device) for t in _sorted_keys(self._code_bits))
+        return order[torch.searchsorted(keys, _keys(point))]
+
+
+@functools.cache
+def _sorted_keys(code_bits: int) -> tuple[Tensor, Tensor]:
+    """Keys of the points of E8's ball in order, and the points' numbers."""
+    keys, order = _keys(torch.from_numpy(e8_ball(2**code_bits)[0])).sort()
+    return keys, order.to(torch.int32)
 
 
 def _keys(points: Tensor) -> Tensor:

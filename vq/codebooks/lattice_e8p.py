@@ -14,10 +14,11 @@ from vq.codebooks.lattice import figures_for
 from vq.codebooks.lattice_ball import check_codes
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec
-from vq.kernels.lattice import LARGEST, e8p_encode
+from vq.kernels.lattice import e8p_encode
 from vq.kernels.search import nearest
 
 _CHUNK = 1 << 16
+_FAR = 4096.0  # beyond it, only the direction of a vector counts
 
 
 @functools.cache
@@ -62,12 +63,13 @@ def search_tables() -> Tensor:
 class E8P(Codebook):
     """The padded E8 codebook: signed patterns of half-integers with an even sum, moved by 1/4 or -1/4, times a step.
 
-    Both moves of ``D8^ = {c in (Z + 1/2)^8, sum even}`` are cosets of E8. The 256 magnitudes are the 227 of norm up to 10 and
-    29 of the 56 of norm 12 (see ``small_triples``). A code's bits: 0..7 the pattern; 8..14 whether coordinates 0..6 are
-    negative, before the move, and the last coordinate's sign makes the sum even; 15 whether the move is -1/4 instead of 1/4.
+    Both moves of ``D8^ = {c in (Z + 1/2)^8, sum even}`` are cosets of E8. The 256 magnitudes are the 227 of norm up
+    to 10 and 29 of the 56 of norm 12 (see ``small_triples``). A code's bits: 0..7 the pattern; 8..14 whether
+    coordinates 0..6 are negative, before the move, and the last coordinate's sign makes the sum even; 15 whether the
+    move is -1/4 instead of 1/4.
 
-    The search is exact: for each move, magnitudes are sorted to score the patterns that come in whole orbits of permutations,
-    the other 29 are scored one by one, and where signs do not fit, the cheapest one is flipped.
+    The search is exact: for each move, magnitudes are sorted to score the patterns that come in whole orbits of
+    permutations, the other 29 are scored one by one, and where signs do not fit, the cheapest one is flipped.
 
     Args:
         step: unit of the coordinates; None takes the one that was measured best for N(0, 1).
@@ -117,8 +119,8 @@ class E8P(Codebook):
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Code of the nearest point under ``sum_d weight_d (x_d - c_d)^2``, exact to float32 arithmetic.
 
-        With ``weight`` the 128 patterns of either parity are searched for the magnitudes and for each of the eight ways to
-        flip one of them, which takes some ten times as long.
+        With ``weight`` the 128 patterns of either parity are searched for the magnitudes and for each of the eight
+        ways to flip one of them, which takes some ten times as long.
 
         Returns:
             ``(*batch,)`` int32.
@@ -127,7 +129,8 @@ class E8P(Codebook):
             ValueError: for wrong shapes or numbers that are not finite.
         """
         self._check_vectors(x, weight)
-        flat = (x.reshape(-1, 8).float() / self.step).clamp(-LARGEST, LARGEST)
+        flat = x.reshape(-1, 8).float() / self.step
+        flat = flat * (_FAR / flat.abs().amax(1, keepdim=True)).clamp_max(1.0)
         if weight is None:
             codes = e8p_encode(flat, search_tables().to(x.device))
             return codes.reshape(x.shape[:-1])

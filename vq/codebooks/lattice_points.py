@@ -52,16 +52,17 @@ def shortest(dim: int, even_sum: bool, entries: int) -> Ints:
     edge = norm[entries - 1]
     inside, shell = points[norm < edge], points[norm == edge]
     room = entries - len(inside)
-    spread = (2 * np.arange(room) + 1) * len(shell) // (2 * room)
-    return np.concatenate([inside, shell[spread]])
+    spread = (2 * np.arange(room // 2) + 1) * len(shell) // (2 * room)
+    middle = [len(shell) // 2] * (room % 2)
+    return np.concatenate([inside, shell[spread], shell[middle], shell[::-1][spread]])
 
 
 @functools.cache
 def e8_ball(limit: int) -> tuple[Ints, Ints]:
     """Points of E8 in a ball that holds at most ``limit`` of them, and the leaders of their orbits, doubled.
 
-    An orbit is what permutations and changes of an even number of signs make of one point; its leader has
-    ``c1 >= c2 >= ... >= |c8|``. Shells are taken whole while they fit; of the next one the orbits that fit, largest first.
+    An orbit is what permutations and changes of an even number of signs make of one point; its leader has ``c1 >= c2
+    >= ... >= |c8|``. Shells are taken whole while they fit; of the next one the orbits that fit, largest first.
 
     Args:
         limit: at least 1.

@@ -2,8 +2,8 @@
 
     python -m vq.codebooks.scale_lattices
 
-The mean squared error as a function of the step is searched on one set of numbers (golden section, the same numbers for all
-steps), and measured at the step found on fresh ones, divided by their power.
+The mean squared error as a function of the step is searched on one set of numbers (golden section, the same numbers
+for all steps), and measured at the step found on fresh ones, divided by their power.
 """
 
 from __future__ import annotations

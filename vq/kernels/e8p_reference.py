@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vq.kernels.lattice_reference import squared_norm
-
 TRIPLES = 29  # patterns of norm 12
 ORBITS = (
     (0, 0),
@@ -25,13 +23,17 @@ def e8p_search(x: Tensor, tables: Tensor) -> Tensor:
     triples = tables[: 3 * TRIPLES].reshape(TRIPLES, 3).long()
     numbers = tables[3 * TRIPLES :].int()
     across = x.t().contiguous()
-    distances, codes = [], []
+    gains, codes = [], []
     for shift, offset in enumerate((0.25, -0.25)):
         y = across + offset
         gain, which = _best_pattern(y, triples.tolist())
-        distances.append(squared_norm(y) - gain)
+        gains.append(gain)
         codes.append(_codes(y, which, triples, numbers) | shift << 15)
-    return torch.where(distances[1] < distances[0], codes[1], codes[0])
+    total = across[0]
+    for row in across[1:]:
+        total = total + row
+    second = gains[0] - gains[1] < total  # |x - 1/4|^2 - |x + 1/4|^2 = -total
+    return torch.where(second, codes[1], codes[0])
 
 
 def _best_pattern(y: Tensor, triples: list[list[int]]) -> tuple[Tensor, Tensor]:

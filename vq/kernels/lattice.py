@@ -42,9 +42,9 @@ def nearest_e8(x: Tensor) -> Tensor:
 def nearest_leech(x: Tensor) -> Tensor:
     """Nearest points of the Leech lattice times sqrt(8) (integers, least norm 32), exact to float32 arithmetic.
 
-    A point is ``2 g + 4 k + h`` with a Golay codeword g, ``h`` 0 or 1 and integers k whose sum has the parity of h. For each h
-    and each parity of a column of the Golay code, a column of four coordinates has a cost for every element of GF(4),
-    bit of its top row and parity of its k; the 64 words of the hexacode join them.
+    A point is ``2 g + 4 k + h`` with a Golay codeword g, ``h`` 0 or 1 and integers k whose sum has the parity of h.
+    For each h and each parity of a column of the Golay code, a column of four coordinates has a cost for every
+    element of GF(4), bit of its top row and parity of its k; the 64 words of the hexacode join them.
 
     Args:
         x: ``(n, 24)``, magnitudes up to ``LARGEST``.
@@ -67,8 +67,9 @@ def nearest_leech(x: Tensor) -> Tensor:
 def leech_in_ball(x: Tensor, wanted: Tensor, limit: float, top: int = 16) -> Tensor:
     """Points of the Leech lattice (times sqrt(8)) in a ball, from a list of points near x.
 
-    The lattice falls into 256 kinds of points (even or odd, parity of columns, hexacode word). The nearest points to x of
-    the ``top`` nearest kinds are the list; the answer is the one of squared norm up to ``limit`` nearest to ``wanted``.
+    The lattice falls into 256 kinds of points (even or odd, parity of columns, hexacode word). The nearest points to
+    x of the ``top`` nearest kinds are the list; the answer is the one of squared norm up to ``limit`` nearest to
+    ``wanted``.
 
     Args:
         x: ``(n, 24)``, where the list is made: ``wanted`` moved into the ball.

@@ -5,6 +5,8 @@ Every sum runs in a fixed order over coordinates, so that the results equal the 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -106,13 +108,14 @@ def _coordinate_costs(x: Tensor, offset: Tensor | float) -> tuple[Tensor, Tensor
 def _column_costs(x: Tensor, half: int) -> Tensor:
     """Cost ``(column, parity, element, 4, count)`` of columns by state 2 * (bit of row 0) + parity of steps."""
     cost, odd, extra = [], [], []
-    for bit in (0, 1):
-        k, r, more = _coordinate_costs(x, float(2 * bit + half))
-        cost.append((r * r).reshape(6, 4, -1))
+    for own in (0, 1):
+        k, left, more = _coordinate_costs(x, float(2 * own + half))
+        cost.append((left * left).reshape(6, 4, -1))
         odd.append(k.remainder(2).reshape(6, 4, -1).bool())
         extra.append(more.reshape(6, 4, -1))
     out = x.new_empty(6, 2, 4, 4, x.shape[1])
-    for (parity, element, top), bits in [(i, int(columns()[i])) for i in _every(2, 4, 2)]:
+    for parity, element, top in itertools.product(range(2), range(4), range(2)):
+        bits = int(columns()[parity, element, top])
         pick = [bits >> r & 1 for r in range(4)]
         total, flips, more = cost[pick[0]][:, 0], odd[pick[0]][:, 0], extra[pick[0]][:, 0]
         for r in (1, 2, 3):
@@ -123,10 +126,6 @@ def _column_costs(x: Tensor, half: int) -> Tensor:
         out[:, parity, element, 2 * top] = torch.where(flips, changed, total)
         out[:, parity, element, 2 * top + 1] = torch.where(flips, total, changed)
     return out
-
-
-def _every(*sizes: int) -> list[tuple[int, ...]]:
-    return [tuple(i) for i in torch.cartesian_prod(*map(torch.arange, sizes)).tolist()]
 
 
 def _join(left: Tensor, right: Tensor) -> Tensor:
