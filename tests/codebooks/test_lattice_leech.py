@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from vq.codebooks import build
-from vq.codebooks.leech_index import ball_size, classes, leech_index, shells_for
+from vq.codebooks.leech_classes import ball_size, classes, shells_for
+from vq.codebooks.leech_index import leech_index
 from vq.kernels.lattice import nearest_leech
 
 # theta series: Conway and Sloane, "Sphere Packings, Lattices and Groups", table 4.14

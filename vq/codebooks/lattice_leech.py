@@ -7,7 +7,8 @@ from torch import Tensor
 
 from vq.codebooks.base import Codebook
 from vq.codebooks.lattice import figures_for
-from vq.codebooks.leech_index import LeechIndex, leech_index, shells_for
+from vq.codebooks.leech_classes import shells_for
+from vq.codebooks.leech_index import LeechIndex, leech_index
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec, Value
 from vq.kernels.lattice import leech_in_ball, nearest_leech
@@ -108,9 +109,9 @@ class Leech(Codebook):
             )
         self._check_vectors(x)
         flat = x.reshape(-1, 24).float() / self.step
-        numbers = [self._index.rank(self.points(v).long()) for v in flat.split(_CHUNK)]
+        numbers = [self._index.rank(self.points(v).cpu().long()) for v in flat.split(_CHUNK)]
         shifts = self.code_bits * torch.arange(FIELDS)
-        fields = torch.cat(numbers).cpu()[:, None] >> shifts & ((1 << self.code_bits) - 1)
+        fields = torch.cat(numbers)[:, None] >> shifts & ((1 << self.code_bits) - 1)
         return fields.to(x.device, torch.int32).reshape(*x.shape[:-1], FIELDS)
 
     def points(self, x: Tensor) -> Tensor:

@@ -1,134 +1,33 @@
-"""Numbers for the points of the Leech lattice in a ball: shells, classes, and a rank within a class.
+"""Numbers for the points of the Leech lattice in a ball: a rank within a class of points.
 
-Points are integers times 1 / sqrt(8) in the coordinates of ``vq.kernels.golay``. A class holds the points of one shell,
-one weight of the Golay codeword and one multiset of magnitudes. Within it a point is numbered by its codeword, the
-places of its magnitudes and its free signs, in mixed radix.
-
-Even points ``2 g + 4 k`` have magnitudes 2, 6, 10, ... on the codeword g and 0, 4, 8, ... off it; the signs off it are
-free, one sign on it follows from the sum. Odd points ``2 g + 4 k + 1`` have any codeword and no free sign: the
-codeword says which residue modulo 4 each coordinate has.
+Within its class a point is numbered by its codeword, the places of its magnitudes and its free signs, in mixed radix;
+see ``vq.codebooks.leech_classes``.
 
 Reference:
-    J. H. Conway, N. J. A. Sloane, "Sphere Packings, Lattices and Groups", chapter 4, section 11 (shells and their
-    sizes); T. M. Cover, "Enumerative source encoding", IEEE Trans. Inf. Theory 19 (1973).
+    T. M. Cover, "Enumerative source encoding", IEEE Trans. Inf. Theory 19 (1973).
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from vq.codebooks.leech_classes import SYMBOLS, WEIGHTS, arrangements, ball_size, classes
 from vq.kernels.golay import codewords
-
-WEIGHTS = {0: (0, 1), 8: (1, 759), 12: (760, 2576), 16: (3336, 759), 24: (4095, 1)}  # first, count
-SYMBOLS = 7  # magnitudes of one kind: the largest is 14, beyond what 60 bits can number
-
-
-@dataclass(frozen=True)
-class PointClass:
-    """Points that differ by codeword, places and signs only.
-
-    Attributes:
-        shell: half the norm, ``sum v^2 / 16``.
-        weight: of the codeword, or -1 for odd points.
-        on: how often each of 2, 6, 10, ... (odd points: 1, 3, 5, ...) occurs on the codeword (odd: anywhere).
-        off: how often each of 0, 4, 8, ... occurs off the codeword.
-    """
-
-    shell: int
-    weight: int
-    on: tuple[int, ...]
-    off: tuple[int, ...]
-
-    @property
-    def signs(self) -> int:
-        """Free sign bits."""
-        if self.weight < 0:
-            return 0
-        return sum(self.off[1:]) + max(self.weight - 1, 0)
-
-    @property
-    def size(self) -> int:
-        """Number of points."""
-        words = 4096 if self.weight < 0 else WEIGHTS[self.weight][1]
-        return words * _arrangements(self.on) * _arrangements(self.off) << self.signs
-
-
-def _arrangements(counts: tuple[int, ...]) -> int:
-    return math.factorial(sum(counts)) // math.prod(math.factorial(c) for c in counts)
-
-
-def _counts(values: list[int], places: int, energy: int) -> Iterator[tuple[int, ...]]:
-    """Ways to fill ``places`` with values (ascending) whose squares add up to at most ``energy``."""
-    if len(values) == 1:
-        if places * values[0] ** 2 <= energy:
-            yield (places,)
-        return
-    largest = values[-1]
-    for count in range(min(places, energy // largest**2) + 1):
-        for rest in _counts(values[:-1], places - count, energy - count * largest**2):
-            yield (*rest, count)
-
-
-@functools.cache
-def classes(shells: int) -> tuple[PointClass, ...]:
-    """All classes with a norm of at most ``2 * shells``, by shell."""
-    energy, found = 16 * shells, []
-    odd = [v for v in range(1, 15, 2) if v * v <= energy]
-    for on in _counts(odd, 24, energy):
-        total = sum(c * v * v for c, v in zip(on, odd, strict=True))
-        changed = sum(c for c, v in zip(on, odd, strict=True) if v % 8 in (3, 5))
-        if total % 16 == 0 and changed % 2 == 1:
-            found.append(PointClass(total // 16, -1, _pad(on), _pad(())))
-    for weight in WEIGHTS:
-        found.extend(_even_classes(weight, energy))
-    return tuple(sorted(found, key=lambda c: (c.shell, c.weight, c.on, c.off)))
-
-
-def _even_classes(weight: int, energy: int) -> Iterator[PointClass]:
-    twos, fours = [2, 6, 10, 14], [0, 4, 8, 12]
-    for on in _counts(twos, weight, energy):
-        used = sum(c * v * v for c, v in zip(on, twos, strict=True))
-        for off in _counts(fours, 24 - weight, energy - used):
-            total = used + sum(c * v * v for c, v in zip(off, fours, strict=True))
-            if total % 16 == 0 and (weight or (off[1] + off[3]) % 2 == 0):
-                yield PointClass(total // 16, weight, _pad(on), _pad(off))
-
-
-def _pad(counts: tuple[int, ...]) -> tuple[int, ...]:
-    return counts + (0,) * (SYMBOLS - len(counts))
-
-
-def ball_size(shells: int) -> int:
-    """Number of points with a norm of at most ``2 * shells``."""
-    return sum(c.size for c in classes(shells))
-
-
-def shells_for(bits: int) -> int:
-    """Most whole shells that ``bits`` bits can number."""
-    shells = 0
-    while ball_size(shells + 1) <= 1 << bits:
-        shells += 1
-    return shells
-
-
-def _binomials() -> Tensor:
-    return torch.tensor([[math.comb(n, k) for k in range(26)] for n in range(26)])
 
 
 class LeechIndex:
     """Numbers of the points with a norm of at most ``2 * shells``, in 64-bit integers.
 
     Args:
-        shells: at most 24.
+        shells: at most 13, which 48 bits can number.
     """
 
     def __init__(self, shells: int) -> None:
+        assert shells <= 13, "larger magnitudes than SYMBOLS covers"
         all_classes = classes(shells)
         self.shells, self.size = shells, ball_size(shells)
         self.counts = torch.tensor([[c.on, c.off] for c in all_classes])
@@ -136,14 +35,14 @@ class LeechIndex:
         self.signs = torch.tensor([c.signs for c in all_classes])
         ends = torch.tensor([c.size for c in all_classes]).cumsum(0)
         self.first = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
-        self.ways = torch.tensor([[_arrangements(c.on), _arrangements(c.off)] for c in all_classes])
+        self.ways = torch.tensor([[arrangements(c.on), arrangements(c.off)] for c in all_classes])
         keys = self._keys(self.weight, self.counts)
         self.keys, self.order = keys.sort()
         self.words = torch.from_numpy(codewords()).long()
         numbers = self.words @ (1 << torch.arange(24))
         self.word_keys, self.word_order = numbers.sort()
         self.word_first = torch.tensor([WEIGHTS[w][0] if w in WEIGHTS else 0 for w in range(25)])
-        self.binomials = _binomials()
+        self.binomials = torch.tensor([[math.comb(n, k) for k in range(26)] for n in range(26)])
 
     @staticmethod
     def _keys(weight: Tensor, counts: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def leech_in_ball(x: Tensor, wanted: Tensor, limit: float, top: int) -> Tensor:
 
 def _kinds(x: Tensor) -> tuple[Tensor, Tensor]:
     """Column costs, and least cost ``(256, count)`` of each half, parity of columns and hexacode word."""
-    words = torch.from_numpy(hexacode()).long()
+    words = torch.from_numpy(hexacode()).long().to(x.device)
     costs = torch.stack([_column_costs(x, half) for half in (0, 1)])
     scores = [
         _word_scores(costs[half, :, parity], words, 2 * parity + half)
@@ -91,8 +91,8 @@ def _kinds(x: Tensor) -> tuple[Tensor, Tensor]:
 def _nearest_of_kind(x: Tensor, costs: Tensor, kind: Tensor) -> Tensor:
     """Nearest point ``(24, count)`` of one kind for each column."""
     half, parity = kind // 128, kind // 64 % 2
-    word = torch.from_numpy(hexacode()).long()[kind % 64]
-    lane = torch.arange(x.shape[1])
+    word = torch.from_numpy(hexacode()).long().to(x.device)[kind % 64]
+    lane = torch.arange(x.shape[1], device=x.device)
     chosen = [costs[half, c, parity, word[:, c], :, lane].t() for c in range(6)]
     return _points(x, half, parity, word, _way_back(chosen, 2 * parity + half))
 
@@ -159,7 +159,7 @@ def _way_back(chosen: list[Tensor], target: Tensor) -> list[Tensor]:
 
 def _split(left: Tensor, right: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     """States of two parts whose exclusive or is ``total``, at the smallest cost."""
-    other = torch.arange(4)[:, None] ^ total
+    other = torch.arange(4, device=total.device)[:, None] ^ total
     sums = left + right.gather(0, other)
     state = (sums == sums.amin(0)).int().argmax(0)
     return state, state ^ total
@@ -167,11 +167,11 @@ def _split(left: Tensor, right: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
 
 def _points(x: Tensor, half: Tensor, parity: Tensor, word: Tensor, states: list[Tensor]) -> Tensor:
     """Integer coordinates ``(24, count)`` from half, parity, hexacode word and the columns' states."""
-    table = torch.from_numpy(columns()).long()
+    table = torch.from_numpy(columns()).long().to(x.device)
     parts = []
     for c in range(6):
         column = table[parity, word[:, c], states[c] >> 1]
-        bit = column >> torch.arange(4)[:, None] & 1
+        bit = column >> torch.arange(4, device=x.device)[:, None] & 1
         offset = (2 * bit + half).float()
         k, r, extra = _coordinate_costs(x[4 * c : 4 * c + 4], offset)
         wrong = k.remainder(2).sum(0).remainder(2) != (states[c] & 1)
