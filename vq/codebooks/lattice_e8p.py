@@ -61,12 +61,12 @@ def search_tables() -> Tensor:
 
 @register("e8p")
 class E8P(Codebook):
-    """The padded E8 codebook: signed patterns of half-integers with an even sum, moved by 1/4 or -1/4, times a step.
+    """The padded E8 codebook: signed patterns of half-integers with an even sum, moved by -1/4 or 1/4, times a step.
 
     Both moves of ``D8^ = {c in (Z + 1/2)^8, sum even}`` are cosets of E8. The 256 magnitudes are the 227 of norm up
     to 10 and 29 of the 56 of norm 12 (see ``small_triples``). A code's bits: 0..7 the pattern; 8..14 whether
     coordinates 0..6 are negative, before the move, and the last coordinate's sign makes the sum even; 15 whether the
-    move is -1/4 instead of 1/4.
+    move is 1/4 instead of -1/4.
 
     The search is exact: for each move, magnitudes are sorted to score the patterns that come in whole orbits of
     permutations, the other 29 are scored one by one, and where signs do not fit, the cheapest one is flipped.
@@ -120,7 +120,7 @@ class E8P(Codebook):
         """Code of the nearest point under ``sum_d weight_d (x_d - c_d)^2``, exact to float32 arithmetic.
 
         With ``weight`` the 128 patterns of either parity are searched for the magnitudes and for each of the eight
-        ways to flip one of them, which takes some ten times as long.
+        ways to flip one of them, which takes about fifty times as long.
 
         Returns:
             ``(*batch,)`` int32.

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 WEIGHTS = {0: (0, 1), 8: (1, 759), 12: (760, 2576), 16: (3336, 759), 24: (4095, 1)}  # first, count
-SYMBOLS = 7  # magnitudes of one kind: the largest is 14, beyond what 60 bits can number
+SYMBOLS = 7  # magnitudes of one kind: odd ones up to 13 occur in 13 shells
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class PointClass:
 
 
 def arrangements(counts: tuple[int, ...]) -> int:
+    """Orders of a multiset whose members occur so often."""
     return math.factorial(sum(counts)) // math.prod(math.factorial(c) for c in counts)
 
 

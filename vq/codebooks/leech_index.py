@@ -108,9 +108,8 @@ class LeechIndex:
         parity = ((negative & on).sum(1, keepdim=True) + wanted) & 1
         first = ((on == 1) & (on.cumsum(1) == 1)).long()
         even_sign = negative | (first & parity)
-        odd_sign = word ^ (
-            symbol & 1
-        )  # magnitudes 1, 5, 9: negative on the codeword; 3, 7, 11: off it
+        # odd magnitudes 1, 5, 9, ... are negative on the codeword, 3, 7, 11, ... off it
+        odd_sign = word ^ (symbol & 1)
         return torch.where(torch.where(odd == 1, odd_sign, even_sign) == 1, -size, size)
 
     def _rank_places(self, symbol: Tensor, member: Tensor, counts: Tensor) -> Tensor:
