@@ -16,7 +16,9 @@ def commands():
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").splitlines():
             if re.match(r"    (\$ )?vq [a-z]", line):
-                yield pytest.param(line.strip().removeprefix("$ "), id=f"{page.name}: {line.strip()}")
+                yield pytest.param(
+                    line.strip().removeprefix("$ "), id=f"{page.name}: {line.strip()}"
+                )
 
 
 @pytest.mark.parametrize("command", commands())
