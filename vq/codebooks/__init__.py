@@ -1,18 +1,24 @@
 """Codebook primitives: fit, encode, decode, pack; one file per family, registered by name."""
 
+from vq.codebooks.additive import Additive
 from vq.codebooks.base import Codebook
 from vq.codebooks.kmeans import KMeans
 from vq.codebooks.packing import PackedCodes
+from vq.codebooks.product import Product
 from vq.codebooks.registry import FAMILIES, build, register
+from vq.codebooks.residual import Residual
 from vq.codebooks.scalar import Scalar
 from vq.codebooks.spec import Spec
 from vq.codebooks.trellis import Trellis
 
 __all__ = [
     "FAMILIES",
+    "Additive",
     "Codebook",
     "KMeans",
     "PackedCodes",
+    "Product",
+    "Residual",
     "Scalar",
     "Spec",
     "Trellis",
