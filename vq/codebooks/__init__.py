@@ -2,12 +2,15 @@
 
 from vq.codebooks.additive import Additive
 from vq.codebooks.base import Codebook
+from vq.codebooks.factorized import Factorized
+from vq.codebooks.frozen import Frozen
 from vq.codebooks.kmeans import KMeans
 from vq.codebooks.packing import PackedCodes
 from vq.codebooks.product import Product
 from vq.codebooks.registry import FAMILIES, build, register
 from vq.codebooks.residual import Residual
 from vq.codebooks.scalar import Scalar
+from vq.codebooks.simvq import SimVQ
 from vq.codebooks.spec import Spec
 from vq.codebooks.trellis import Trellis
 
@@ -15,11 +18,14 @@ __all__ = [
     "FAMILIES",
     "Additive",
     "Codebook",
+    "Factorized",
+    "Frozen",
     "KMeans",
     "PackedCodes",
     "Product",
     "Residual",
     "Scalar",
+    "SimVQ",
     "Spec",
     "Trellis",
     "build",

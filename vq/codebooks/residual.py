@@ -20,7 +20,8 @@ class Residual(Composed):
     """A sum of vectors, one of each stage: ``x ≈ Σ_s scale_s · c_s``.
 
     The search keeps the ``beam`` partial sums with the smallest error of their own (not the smallest sum of the stages'
-    errors); a beam of 1 is the greedy search. The first n stages alone are a coarser codebook: ``decode(codes, stages=n)``.
+    errors); a beam of 1 is the greedy search. The first n stages alone are a coarser codebook:
+    ``decode(codes, stages=n)``.
 
     A part that has nothing to fit (a lattice, a trellis) takes the residuals at unit scale: ``fit`` measures the
     scales, and a part that knows its distortion D comes with ``D^(s/2)``, right for N(0, 1).

@@ -32,10 +32,11 @@ class Shipped:
 
 def shipped_name(spec: Spec) -> str:
     """File name of a spec's tables, for instance ``additive-stages-2-dim-8-entries-256.safetensors``."""
-    return re.sub(r"[^a-z0-9.]+", "-", str(_without_search(spec))).strip("-") + ".safetensors"
+    return re.sub(r"[^a-z0-9.]+", "-", str(without_search(spec))).strip("-") + ".safetensors"
 
 
-def _without_search(spec: Spec) -> Spec:
+def without_search(spec: Spec) -> Spec:
+    """The spec without the arguments that leave the table as it is."""
     return Spec(spec.name, tuple(pair for pair in spec.args if pair[0] not in SEARCH_ARGS))
 
 
@@ -48,9 +49,9 @@ def shipped(spec: Spec) -> Shipped | None:
         return None
     with safe_open(path, framework="pt") as file:
         about = file.metadata()
-        if about.get("spec") != str(_without_search(spec)):
+        if about.get("spec") != str(without_search(spec)):
             return None
-        state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        state = {key: file.get_tensor(key).float() for key in file.keys()}
     return Shipped(state, json.loads(about["mse"]))
 
 

@@ -66,7 +66,9 @@ def _search(x: Tensor, tables: Tensor, weight: Tensor | None, beam: int) -> Tens
         cost = base + bias[:, None] - (metric[:, None] * residual) @ table.t()
         wide = beam if stage + 1 < len(tables) else 1
         flat = cost.flatten(1)
-        best = flat.sort(dim=1, stable=True).indices[:, :wide] if wide > 1 else flat.argmin(1)[:, None]
+        best = (
+            flat.sort(dim=1, stable=True).indices[:, :wide] if wide > 1 else flat.argmin(1)[:, None]
+        )
         parent = best // len(table)
         chosen = best % len(table)
         residual = residual.gather(1, parent[..., None].expand(-1, -1, x.shape[1])) - table[chosen]
