@@ -61,3 +61,15 @@ def test_a_joint_index_too_large_to_list_is_decoded_by_the_codebook():
     values = book.decode(found.codes).reshape(24, 64)
     assert torch.equal(layer.rotated_weight(), values * found.scales.float()[:, None])
     assert "codebook.decode" in layer.explain()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_layers_compile_as_one_graph(spec):
+    book = build(spec)
+    codes = book.encode(torch.randn(6, 16 // book.dim, book.dim))
+    layer = QuantizedLinear.from_codes(book, codes, torch.ones(6), in_features=16)
+    x = torch.randn(5, 16)
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)
+    torch.compiler.reset()

@@ -231,7 +231,7 @@ class QuantizedLinear(nn.Module):
     def explain(self, rows: int = 1) -> str:
         """Which kernel serves ``rows`` rows of x now, and why."""
         if self._by_codebook:
-            return "codebook.decode by panels, float32 matmul: not one table of vectors"
+            return "codebook.decode by panels, float32 matmul: several codes a vector, or no table"
         module = native() if backend() == "cpu" else None
         isa = "reference" if module is None else str(module.isa())
         if ops.integer_mode(self.header, rows, self.mode):
