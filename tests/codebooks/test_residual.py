@@ -22,13 +22,16 @@ def mse(codebook, x):
 
 def test_a_greedy_fit_is_kmeans_on_what_is_left():
     x = data(2000, 4)
-    made = Residual(2, "kmeans(dim=4, entries=16, iterations=5)", beam=1).fit(x)
+    made = Residual(3, "kmeans(dim=4, entries=16, iterations=5)", beam=1).fit(x)
     first = KMeans(4, 16, iterations=5).fit(x)
     left = x - first(x)
     second = KMeans(4, 16, iterations=5).fit(left)
+    rest = x - (first(x) + second(left))
+    third = KMeans(4, 16, iterations=5).fit(rest)
     assert torch.equal(made.parts[0].table, first.table)
     assert torch.equal(made.parts[1].table, second.table)
-    assert torch.equal(made(x), first(x) + second(left))
+    assert torch.equal(made.parts[2].table, third.table)
+    torch.testing.assert_close(made(x), first(x) + second(left) + third(rest), rtol=0, atol=1e-6)
 
 
 def test_prefixes_are_partial_sums_in_a_fixed_order():
