@@ -73,6 +73,16 @@ class Codebook(nn.Module, abc.ABC):
         return None
 
     @property
+    def table_entries(self) -> int:
+        """Rows of the largest table that ``fit`` learns: what the number of training vectors is measured by."""
+        return self.entries or 0
+
+    @property
+    def exact_search(self) -> bool:
+        """Whether ``encode`` always finds the nearest vector; a beam or a path may miss it."""
+        return True
+
+    @property
     def fitted(self) -> bool:
         """Whether the codebook can encode now."""
         return True
@@ -129,11 +139,7 @@ class Codebook(nn.Module, abc.ABC):
         Raises:
             ValueError: if the codes were packed by another codebook or a newer version.
         """
-        if packed.spec != str(self.spec) or packed.version != self.version:
-            raise ValueError(
-                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
-                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
-            )
+        self._check_packed(packed)
         count = int(torch.Size(packed.shape).numel()) * self.codes_per_vector
         codes = unpack_rows(packed.payload, self.code_bits, count)
         return codes.reshape(*packed.shape, *self.codes_shape)
@@ -141,6 +147,13 @@ class Codebook(nn.Module, abc.ABC):
     def extra_repr(self) -> str:
         """Spec and rate, for ``print(codebook)``."""
         return f"{self.spec}, rate={self.rate:g}"
+
+    def _check_packed(self, packed: PackedCodes) -> None:
+        if packed.spec != str(self.spec) or packed.version != self.version:
+            raise ValueError(
+                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
+                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
+            )
 
     def _batch_shape(self, codes: Tensor) -> tuple[int, ...]:
         depth = len(self.codes_shape)
