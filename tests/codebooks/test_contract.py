@@ -88,7 +88,11 @@ def test_pack_takes_the_promised_bits(codebook):
     x = vectors(codebook, 3, 8)
     codes = codebook.encode(x)
     packed = codebook.pack(codes)
-    assert packed.payload.numel() * 8 == int(24 * codebook.dim * codebook.rate)
+    if codebook.entropy_coded:  # a short block: its codes and the end state, within a third
+        expected = 24 * codebook.dim * codebook.rate + 40
+        assert packed.payload.numel() * 8 == pytest.approx(expected, rel=0.33)
+    else:
+        assert packed.payload.numel() * 8 == int(24 * codebook.dim * codebook.rate)
     assert torch.equal(codebook.unpack(packed).reshape(codes.shape), codes.long())
     assert torch.equal(codebook.decode(codebook.unpack(packed)), codebook.decode(codes))
 

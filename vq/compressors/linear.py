@@ -229,7 +229,7 @@ class QuantizedLinear(nn.Module):
     def explain(self, rows: int = 1) -> str:
         """Which kernel serves ``rows`` rows of x now, and why."""
         if self._by_codebook:
-            return "codebook.decode by panels, float32 matmul: several codes a vector"
+            return "codebook.decode by panels, float32 matmul: several codes a vector, or too many for a table"
         module = native() if backend() == "cpu" else None
         isa = "reference" if module is None else str(module.isa())
         if ops.integer_mode(self.header, rows, self.mode):
@@ -256,8 +256,9 @@ class QuantizedLinear(nn.Module):
 
     @property
     def _by_codebook(self) -> bool:
-        """Whether only the codebook itself can decode: several codes make one vector."""
-        return self.header.layout == ROWS and self.header.codes_per_vector > 1
+        """Whether only the codebook itself can decode: several codes make one vector, or a table would be too large."""
+        several = self.header.codes_per_vector > 1 or self.header.code_bits > 16
+        return self.header.layout == ROWS and several
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
         """Move buffers, but keep scales float16: a cast to bfloat16 would change the weight."""
