@@ -43,6 +43,8 @@ def test_shapes_types_and_values(codebook):
     assert codes.shape == (2, 3, *codebook.codes_shape)
     assert not codes.is_floating_point()
     assert int(codes.min()) >= 0 and int(codes.max()) < 2**codebook.code_bits
+    if codebook.entries is not None and not codebook.codes_shape:
+        assert int(codes.max()) < codebook.entries
     values = codebook.decode(codes)
     assert values.shape == x.shape and values.dtype == torch.float32
     assert torch.equal(codebook(x), values)

@@ -27,7 +27,7 @@ class MiniFloat(Levels):
 
     Attributes:
         scale: factor between the format's values and N(0, 1).
-        patterns: int64 ``(entries,)``, the bit pattern of each level.
+        patterns: int64 ``(levels,)``, the bit pattern of each level.
 
     Reference:
         "OCP Microscaling Formats (MX) Specification" 1.0 (2023), section 5.3; P. Micikevicius et al., "FP8 formats for
@@ -57,6 +57,11 @@ class MiniFloat(Levels):
     def spec(self) -> Spec:
         """``minifloat(exponent=..., mantissa=...)``."""
         return Spec.make("minifloat", exponent=self.exponent, mantissa=self.mantissa)
+
+    @property
+    def entries(self) -> int:
+        """Bit patterns: ``2**code_bits``, minus zero and what is no number among them."""
+        return 2**self.code_bits
 
     @property
     def code_bits(self) -> int:

@@ -320,15 +320,18 @@ def lloyd_rows(
         mass: weights ``(n,)``.
         levels: number of values.
         iterations: steps.
-        start: ``(levels,)`` ascending; the quantiles of x by default.
+        start: ``(levels,)`` ascending; the weighted quantiles of x by default.
 
     Returns:
         float64 ``(levels,)``, ascending; a value without mass stays where it was.
     """
     zero = x.new_zeros(1)
     sums = torch.cat([zero, mass.cumsum(0)]), torch.cat([zero, (mass * x).cumsum(0)])
-    place = (torch.arange(levels, device=x.device) + 0.5) * (len(x) / levels)
-    table = x[place.long()].contiguous() if start is None else start
+    if start is None:
+        share = (torch.arange(levels, device=x.device) + 0.5) / levels
+        place = torch.searchsorted(sums[0][1:], share.double() * sums[0][-1])
+        start = x[place.clamp_max(len(x) - 1)].contiguous()
+    table = start
     for _ in range(iterations):
         inner = torch.searchsorted(x.contiguous(), (table[1:] + table[:-1]) / 2, right=True)
         edges = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(x))])

@@ -24,7 +24,7 @@ class PVQ(Codebook):
 
     A vector is ``gain * y / |y|``: y holds whole numbers whose magnitudes sum to ``pulses``, and the gain is one of
     ``2**gain_bits``. No table of directions exists: the index of y is computed. Any rate, no
-    training, no memory; 2.3 dB above Shannon's limit at 2.25 bits (dim 16), so a lattice or a trellis does better there.
+    training, no memory; at 2.25 bits (dim 16) 2.3 dB above Shannon's limit, where a lattice or a trellis does better.
 
     A code is ``index(y) * 2**gain_bits + gain``.
 
@@ -182,8 +182,6 @@ def chi_levels(dim: int, count: int) -> tuple[list[float], float]:
     log = (dim - 1) * np.log(grid) - grid**2 / 2
     mass = np.exp(log - log.max())
     x, weight = torch.from_numpy(grid), torch.from_numpy(mass / mass.sum())
-    total = weight.cumsum(0)
-    place = torch.searchsorted(total, (torch.arange(count, dtype=torch.float64) + 0.5) / count)
-    levels = lloyd_rows(x, weight, count, 2000, start=x[place])
+    levels = lloyd_rows(x, weight, count, 2000)
     nearest = levels[torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)]
     return levels.tolist(), float((weight * (x - nearest).square()).sum())

@@ -15,10 +15,10 @@ _CHUNK = 1 << 20  # pairs of coordinates the reference holds at a time
 def pyramid_search(x: Tensor, pulses: int, weight: Tensor | None = None) -> Tensor:
     """Whole numbers y with ``sum |y| = pulses`` in the direction nearest to each point's.
 
-    Maximises ``(sum w x y)^2 / (sum w y^2)``: starts from the point scaled onto the pyramid and rounded down, adds the
-    pulses that are left one by one where each helps most, then moves single pulses while that helps. The lowest
-    coordinate wins among equals. The result is a local optimum under exchanges of one pulse, for N(0, I) nearly always the
-    best of all.
+    Maximises ``(sum w x y)^2 / (sum w y^2)``: starts from the point scaled onto the pyramid and rounded down, adds
+    the pulses that are left one by one where each helps most, then moves single pulses while that helps. The lowest
+    coordinate wins among equals. The result is a local optimum under exchanges of one pulse, for N(0, I) nearly
+    always the best of all.
 
     Args:
         x: ``(n, dim)`` finite floats; a zero vector gets all pulses in one coordinate.
