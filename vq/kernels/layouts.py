@@ -53,9 +53,8 @@ def unpack_rows(payload: Tensor, bits: int, count: int, first: int = 0) -> Tenso
     byte, skip = (starts >> 3) - begin // 8, starts & 7
     field = raw[byte] >> skip
     for more in range(1, (bits + 14) // 8):  # bytes a field of this width can touch
-        field |= raw[byte + more] << (
-            8 * more - skip
-        )  # beyond 64 bits nothing of the field is left
+        shift = 8 * more - 1 - skip  # in two steps: 64 at once is undefined
+        field |= raw[byte + more] << shift << 1
     return field & ((1 << bits) - 1)
 
 
