@@ -139,7 +139,7 @@ def _cpu(
         dim,
         table.shape[1],
         weights,
-        *(tensor.data_ptr() for tensor in sums),
+        *(tensor.data_ptr() for tensor in sums),  # in the order of CellSums
         dispatch.threads(),
     )
     return sums
