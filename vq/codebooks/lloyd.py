@@ -78,7 +78,7 @@ def fit(
         sample: points drawn for all but the last 3 iterations; ``auto`` takes 256 an entry where there are more than
             twice as many, None takes all. A sample costs about 1 % of error before the last iterations.
         iterations: updates of the table.
-        tolerance: stop when the objective falls by less than this share.
+        tolerance: stop (on a sample: go on to all points) when the objective falls by less than this share.
         rate_weight: lambda of an entropy-constrained quantizer: ``lambda * -log2(share of the cell)`` is added to the
             squared distance; codewords that are no longer used stay empty.
         balance: 0 to 1; above 0 codewords used more than the mean are penalised until cells are about even.
@@ -227,16 +227,18 @@ def _iterate(
     if options.balance or options.rate_weight:
         penalty = table.new_zeros(table.shape[:2])
     history: list[Tensor] = []
-    for iteration in range(options.iterations):
-        x, weight = everything if iteration >= options.iterations - _FULL else some
-        sums = cell_sums(x, table, weight, penalty)
-        history.append(_objective(sums, x.shape[2]))
-        table = update(sums, table, x, refill=not options.rate_weight)
-        penalty = _penalty(sums, penalty, options)
-        if len(history) > 1 and options.tolerance > 0:
-            gained = 1 - history[-1] / history[-2].clamp_min(1e-300)
-            if bool((gained.abs() < options.tolerance).all()) and x is everything[0]:
+    sampled = some[0].shape != everything[0].shape
+    last = min(_FULL, options.iterations) if sampled else options.iterations
+    for (x, weight), steps in ((some, options.iterations - last), (everything, last)):
+        before: Tensor | None = None
+        for _ in range(steps):
+            sums = cell_sums(x, table, weight, penalty)
+            history.append(_objective(sums, x.shape[2]))
+            table = update(sums, table, x, refill=not options.rate_weight)
+            penalty = _penalty(sums, penalty, options)
+            if before is not None and bool((before - history[-1] < options.tolerance * before).all()):
                 break
+            before = history[-1] if options.tolerance > 0 else None
     sums = cell_sums(everything[0], table, everything[1], penalty)
     history.append(_objective(sums, table.shape[2]))
     return Clustering(table, torch.stack(history), sums.members, penalty)
