@@ -54,7 +54,7 @@ def test_error_is_that_of_the_levels(backend):
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy", "lumps"])
-@pytest.mark.parametrize("bins", [64, 1024])
+@pytest.mark.parametrize("bins", [400, 1024])
 def test_bins_cost_next_to_nothing(kind, bins):
     x = data(12, 4096)
     x = {"normal": x, "heavy": x**5, "lumps": x + 30 * (data(12, 4096, seed=3) * 2).round()}[kind]
@@ -62,7 +62,7 @@ def test_bins_cost_next_to_nothing(kind, bins):
     exact = kmeans1d.fit(x, 16, weight, bins=4096).error
     binned = kmeans1d.fit(x, 16, weight, bins=bins).error
     assert bool((binned >= exact * (1 - 1e-9)).all())
-    assert float((binned / exact).max()) < (1.001 if bins == 1024 else 1.05)
+    assert float((binned / exact).max()) < (1.001 if bins == 1024 else 1.02)
 
 
 def test_no_worse_than_lloyd():
@@ -82,7 +82,7 @@ def test_lloyd_max_levels_of_many_normal_numbers():
     levels, distortion = lloyd_max(8)
     x = data(400_000)
     found = kmeans1d.fit(x, 8)
-    assert torch.allclose(found.table[0], torch.tensor(levels), atol=0.02)
+    assert torch.allclose(found.table[0], torch.tensor(levels), atol=0.03)
     assert float(found.error[0]) / 400_000 == pytest.approx(distortion, rel=0.01)
 
 

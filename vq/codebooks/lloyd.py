@@ -81,7 +81,8 @@ def fit(
         tolerance: stop (on a sample: go on to all points) when the objective falls by less than this share.
         rate_weight: lambda of an entropy-constrained quantizer: ``lambda * -log2(share of the cell)`` is added to the
             squared distance; codewords that are no longer used stay empty.
-        balance: 0 to 1; above 0 codewords used more than the mean are penalised until cells are about even.
+        balance: 0 to 1; ``balance * mean error * log2(entries * share of the cell)`` is added to the squared distance, so
+            that entropy is rewarded and the use of codewords becomes more even.
         generator: of all draws; a fresh one with seed 0 by default.
         backend: ``native``, or ``faiss`` (weights of points only, no penalties).
 
@@ -278,5 +279,5 @@ def _penalty(sums: CellSums, penalty: Tensor | None, options: _Options) -> Tenso
     if options.rate_weight:
         return (-options.rate_weight * share.log2()).float()
     scale = sums.error.sum(1, keepdim=True) / mass.sum(1, keepdim=True).clamp_min(1e-300)
-    excess = (share * share.shape[1] - 1).clamp(-1, 1)
-    return (penalty + options.balance * scale * excess).float()
+    wanted = options.balance * scale * (share * share.shape[1]).log2().clamp(-4, 4)
+    return (0.5 * penalty + 0.5 * wanted).float()
