@@ -127,7 +127,9 @@ def _choose(sums: NDArray, candidates: list[npt.NDArray]) -> npt.NDArray:
 
 
 def _explained(sums: NDArray, ends: npt.NDArray) -> float:
-    return float(sum(_gain(sums, ends[k : k + 1], ends[k + 1 : k + 2])[0, 0] for k in range(len(ends) - 1)))
+    return float(
+        sum(_gain(sums, ends[k : k + 1], ends[k + 1 : k + 2])[0, 0] for k in range(len(ends) - 1))
+    )
 
 
 def _settle(sums: NDArray, ends: npt.NDArray, step: int) -> npt.NDArray:
