@@ -4,8 +4,9 @@ from vq.codebooks.base import Codebook
 from vq.codebooks.ecsq import ECSQ
 from vq.codebooks.floats import Dynamic8, MiniFloat
 from vq.codebooks.grids import NormalFloat, Power, PowersOfTwo, Uniform
-from vq.codebooks.implicit import BSQ, FSQ, LFQ, Latent
+from vq.codebooks.implicit import BSQ, FSQ, LFQ
 from vq.codebooks.kmeans import KMeans
+from vq.codebooks.latent import Latent
 from vq.codebooks.packing import PackedCodes
 from vq.codebooks.pvq import PVQ
 from vq.codebooks.registry import FAMILIES, build, register
