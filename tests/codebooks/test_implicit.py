@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vq.codebooks import build
-from vq.codebooks.implicit import lloyd_rows
+from vq.codebooks.latent import lloyd_rows
 
 SPECS = [
     "fsq(levels=[8, 5, 5, 2])",

@@ -7,8 +7,9 @@ from vq.codebooks.factorized import Factorized
 from vq.codebooks.floats import Dynamic8, MiniFloat
 from vq.codebooks.frozen import Frozen
 from vq.codebooks.grids import NormalFloat, Power, PowersOfTwo, Uniform
-from vq.codebooks.implicit import BSQ, FSQ, LFQ, Latent
+from vq.codebooks.implicit import BSQ, FSQ, LFQ
 from vq.codebooks.kmeans import KMeans
+from vq.codebooks.latent import Latent
 from vq.codebooks.lattice_ball import E8, Dn, Zn
 from vq.codebooks.lattice_e8p import E8P
 from vq.codebooks.lattice_leech import Leech

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks.base import Codebook, check_vectors
-from vq.codebooks.implicit import lloyd_rows
+from vq.codebooks.latent import lloyd_rows
 from vq.codebooks.levels import check_whole, round_digits
 from vq.codebooks.pyramid_index import MAX_BITS, from_index, pyramid_points, to_index
 from vq.codebooks.registry import register
@@ -116,7 +116,8 @@ class PVQ(Codebook):
             ValueError: if a code is out of range.
         """
         codes = codes.long()
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.entries):
+        checked = codes.numel() and not torch.compiler.is_compiling()
+        if checked and (int(codes.min()) < 0 or int(codes.max()) >= self.entries):
             raise ValueError(
                 f"{self.spec}: expected codes in [0, {self.entries}), got {int(codes.min())} to "
                 f"{int(codes.max())}"
