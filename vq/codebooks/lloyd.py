@@ -180,7 +180,9 @@ def _start(
     if isinstance(init, Tensor):
         table = init if init.ndim == 3 else init[None]
         if table.shape != shape:
-            raise ValueError(f"lloyd: expected a table {shape} to start from, got {tuple(init.shape)}")
+            raise ValueError(
+                f"lloyd: expected a table {shape} to start from, got {tuple(init.shape)}"
+            )
         return table.float().contiguous().clone()
     if init not in ("random", "kmeans++"):
         raise ValueError(f"lloyd: expected init random, kmeans++ or a table, got {init!r}")
@@ -237,7 +239,9 @@ def _iterate(
             history.append(_objective(sums, x.shape[2]))
             table = update(sums, table, x, refill=not options.rate_weight)
             penalty = _penalty(sums, penalty, options)
-            if before is not None and bool((before - history[-1] < options.tolerance * before).all()):
+            if before is not None and bool(
+                (before - history[-1] < options.tolerance * before).all()
+            ):
                 break
             before = history[-1] if options.tolerance > 0 else None
     sums = cell_sums(everything[0], table, everything[1], penalty)

@@ -30,11 +30,15 @@ def run(x: Tensor, weight: Tensor | None, table: Tensor, iterations: int) -> Clu
     for p in range(len(x)):
         entries, dim = table[p].shape
         means = faiss.Kmeans(
-            dim, entries, niter=iterations, min_points_per_centroid=1, max_points_per_centroid=x.shape[1]
+            dim,
+            entries,
+            niter=iterations,
+            min_points_per_centroid=1,
+            max_points_per_centroid=x.shape[1],
         )
         own = None if weight is None else np.ascontiguousarray(weight[p, :, 0].numpy())
         means.train(x[p].numpy(), weights=own, init_centroids=table[p].numpy())
-        tables.append(torch.from_numpy(means.centroids.copy()))
+        tables.append(torch.from_numpy(np.array(means.centroids)))
         mass = float(x.shape[1] if own is None else own.sum()) * dim
         histories.append(torch.tensor(np.array(means.obj, dtype=np.float64) / mass))
     found = torch.stack(tables)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -115,7 +117,7 @@ def _gain(sums: NDArray, low: npt.NDArray, high: npt.NDArray) -> NDArray:
 def _choose(sums: NDArray, candidates: list[npt.NDArray]) -> npt.NDArray:
     """The best end out of every list of candidates."""
     best, chosen = np.zeros(1), []
-    for low, high in zip(candidates[:-1], candidates[1:], strict=True):
+    for low, high in itertools.pairwise(candidates):
         found = best[:, None] + _gain(sums, low, high)
         chosen.append(found.argmax(0))
         best = found.max(0)
@@ -127,7 +129,9 @@ def _choose(sums: NDArray, candidates: list[npt.NDArray]) -> npt.NDArray:
 
 
 def _explained(sums: NDArray, ends: npt.NDArray) -> float:
-    return float(sum(_gain(sums, ends[k : k + 1], ends[k + 1 : k + 2])[0, 0] for k in range(len(ends) - 1)))
+    return float(
+        sum(_gain(sums, ends[k : k + 1], ends[k + 1 : k + 2])[0, 0] for k in range(len(ends) - 1))
+    )
 
 
 def _settle(sums: NDArray, ends: npt.NDArray, step: int) -> npt.NDArray:

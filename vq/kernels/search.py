@@ -11,7 +11,9 @@ from vq.kernels import dispatch
 from vq.kernels.search_reference import find_in_tiles
 
 MOST_NEIGHBOURS = 32
-_MOST_ROWS = 64  # rows of a codeword in the compiled kernel: dim, or twice dim with weights of each point
+_MOST_ROWS = (
+    64  # rows of a codeword in the compiled kernel: dim, or twice dim with weights of each point
+)
 
 
 @dataclass(frozen=True)
