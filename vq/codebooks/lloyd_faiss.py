@@ -38,7 +38,7 @@ def run(x: Tensor, weight: Tensor | None, table: Tensor, iterations: int) -> Clu
         )
         own = None if weight is None else np.ascontiguousarray(weight[p, :, 0].numpy())
         means.train(x[p].numpy(), weights=own, init_centroids=table[p].numpy())
-        tables.append(torch.from_numpy(means.centroids.copy()))
+        tables.append(torch.from_numpy(np.array(means.centroids)))
         mass = float(x.shape[1] if own is None else own.sum()) * dim
         histories.append(torch.tensor(np.array(means.obj, dtype=np.float64) / mass))
     found = torch.stack(tables)

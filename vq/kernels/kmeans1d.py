@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -115,7 +117,7 @@ def _gain(sums: NDArray, low: npt.NDArray, high: npt.NDArray) -> NDArray:
 def _choose(sums: NDArray, candidates: list[npt.NDArray]) -> npt.NDArray:
     """The best end out of every list of candidates."""
     best, chosen = np.zeros(1), []
-    for low, high in zip(candidates[:-1], candidates[1:], strict=True):
+    for low, high in itertools.pairwise(candidates):
         found = best[:, None] + _gain(sums, low, high)
         chosen.append(found.argmax(0))
         best = found.max(0)
