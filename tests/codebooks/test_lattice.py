@@ -7,6 +7,7 @@ import torch
 from vq.codebooks import build
 from vq.codebooks.lattice import nearest_point
 from vq.codebooks.lattice_points import e8_ball, shortest
+from vq.compressors.linear import QuantizedLinear
 from vq.compressors.rounding import RoundingOptions, restore, round_matrices
 
 LATTICES = {"zn": 3, "d4": 4, "dn": 5, "d8": 8, "e8": 8, "leech": 24}
@@ -228,3 +229,16 @@ def test_error_feedback_gains_over_scalars(spec):
     error = weight - restore(result, book, (64, n))
     proxy = ((error @ metric) * error).sum() / ((weight @ metric) * weight).sum()
     assert float(proxy) == pytest.approx(result.proxy_error, rel=1e-3)
+
+
+@pytest.mark.parametrize("spec", ["dn(dim=4, bits=2)", "e8(bits=2)", "e8p()", "leech(bits=2)"])
+def test_a_packed_layer_multiplies_by_the_restored_matrix(spec):
+    book, weight = build(spec), numbers(20, 100)
+    result = round_matrices({"w": weight}, None, book)["w"]
+    layer = QuantizedLinear.from_codes(
+        book, result.codes, result.scales, in_features=100, signs_in=result.signs_in
+    )
+    dense = restore(result, book, (20, 100))
+    assert torch.allclose(layer.dequantize(), dense, atol=1e-5)
+    x = numbers(3, 100, seed=9)
+    assert torch.allclose(layer(x), x @ dense.t(), atol=1e-3)
