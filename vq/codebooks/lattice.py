@@ -20,6 +20,7 @@ from vq.kernels.lattice_reference import nearest_dn
 
 FIGURES_FILE = "lattice.json"
 _ROOT_EIGHT = 8**0.5
+_FAR = 4096.0  # units of the lattice: beyond it, only the direction of a vector counts
 
 
 def nearest_point(name: str, x: Tensor) -> Tensor:
@@ -108,3 +109,13 @@ def figures_for(spec: str, step: float | None) -> tuple[float, float | None]:
             f"{'; '.join(_figures())}"
         )
     return float(torch.tensor(found["step"], dtype=torch.float32)), found["distortion"]
+
+
+def in_units(x: Tensor, step: float) -> Tensor:
+    """Vectors ``(n, dim)`` over step as float32; those that are very far are moved toward the origin.
+
+    A codebook lies within a few units, so that the nearest of its points depends on the direction alone.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    largest = wide.abs().amax(-1, keepdim=True)
+    return (wide * (_FAR * step / largest).clamp_max(1.0)).float() / step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks.base import Codebook
-from vq.codebooks.lattice import figures_for
+from vq.codebooks.lattice import figures_for, in_units
 from vq.codebooks.lattice_points import Ints, e8_ball, shortest
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec, Value
@@ -87,10 +87,10 @@ class _Ball(Codebook):
             ValueError: for wrong shapes or numbers that are not finite.
         """
         self._check_vectors(x, weight)
-        flat = x.reshape(-1, self._dim)
+        flat = in_units(x.reshape(-1, self._dim), self.step)
         if weight is not None:
             weight = weight.expand(x.shape).reshape(-1, self._dim)
-        return nearest(flat, self.table, weight).reshape(x.shape[:-1])
+        return nearest(flat, 0.5 * self.points.float(), weight).reshape(x.shape[:-1])
 
     def decode(self, codes: Tensor) -> Tensor:
         """Points ``(*batch, dim)`` float32.
@@ -190,7 +190,7 @@ class E8(_Ball):
         if weight is not None:
             return super().encode(x, weight)
         self._check_vectors(x)
-        flat = x.reshape(-1, 8).float() * (2.0 / self.step)
+        flat = 2.0 * in_units(x.reshape(-1, 8), self.step)
         parts = [self._encode_chunk(v) for v in flat.split(_CHUNK)]
         return torch.cat(parts).reshape(x.shape[:-1])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks.base import Codebook
-from vq.codebooks.lattice import figures_for
+from vq.codebooks.lattice import figures_for, in_units
 from vq.codebooks.lattice_ball import check_codes
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec
@@ -18,7 +18,6 @@ from vq.kernels.lattice import e8p_encode
 from vq.kernels.search import nearest
 
 _CHUNK = 1 << 16
-_FAR = 4096.0  # beyond it, only the direction of a vector counts
 
 
 @functools.cache
@@ -129,8 +128,7 @@ class E8P(Codebook):
             ValueError: for wrong shapes or numbers that are not finite.
         """
         self._check_vectors(x, weight)
-        flat = x.reshape(-1, 8).float() / self.step
-        flat = flat * (_FAR / flat.abs().amax(1, keepdim=True)).clamp_max(1.0)
+        flat = in_units(x.reshape(-1, 8), self.step)
         if weight is None:
             codes = e8p_encode(flat, search_tables().to(x.device))
             return codes.reshape(x.shape[:-1])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks.base import Codebook
-from vq.codebooks.lattice import figures_for
+from vq.codebooks.lattice import figures_for, in_units
 from vq.codebooks.leech_classes import shells_for
 from vq.codebooks.leech_index import LeechIndex, leech_index
 from vq.codebooks.registry import register
@@ -108,7 +108,7 @@ class Leech(Codebook):
                 "scale the values instead or use e8p"
             )
         self._check_vectors(x)
-        flat = x.reshape(-1, 24).float() / self.step
+        flat = in_units(x.reshape(-1, 24), self.step)
         numbers = [self._index.rank(self.points(v).cpu().long()) for v in flat.split(_CHUNK)]
         shifts = self.code_bits * torch.arange(FIELDS)
         fields = torch.cat(numbers)[:, None] >> shifts & ((1 << self.code_bits) - 1)
@@ -117,8 +117,10 @@ class Leech(Codebook):
     def points(self, x: Tensor) -> Tensor:
         """Points found for vectors ``(n, 24)`` in units of the step: float32 integers in the ball."""
         limit = 16.0 * self.shells
-        norm = x.double().square().sum(1, keepdim=True).sqrt()
-        inner = (x * (4 * limit**0.5 / norm).clamp_max(1.0)).float()  # direction of a huge vector
+        norm = x.square().sum(1, keepdim=True).sqrt()
+        inner = x * (4 * limit**0.5 / norm).clamp_max(
+            1.0
+        )  # where float32 distances are still sharp
         found = nearest_leech(inner)
         left = (found.square().sum(1) > limit).nonzero()[:, 0]
         for radius in _RADII:
