@@ -153,13 +153,6 @@ class Codebook(nn.Module, abc.ABC):
         """Spec and rate, for ``print(codebook)``."""
         return f"{self.spec}, rate={self.rate:g}"
 
-    def _check_packed(self, packed: PackedCodes) -> None:
-        if packed.spec != str(self.spec) or packed.version != self.version:
-            raise ValueError(
-                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
-                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
-            )
-
     def _batch_shape(self, codes: Tensor) -> tuple[int, ...]:
         depth = len(self.codes_shape)
         batch, own = codes.shape[: codes.ndim - depth], codes.shape[codes.ndim - depth :]
