@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import pytest
 import torch
@@ -160,29 +159,3 @@ def test_wrong_arguments():
         beam_search(torch.zeros(3, 2), torch.zeros(2, 4, 2), torch.zeros(3, 1))
     with pytest.raises(ValueError, match="from 1 to 256"):
         beam_search(torch.zeros(3, 2), torch.zeros(2, 4, 2), None, 0)
-
-
-@pytest.mark.slow
-def test_a_beam_of_four_takes_about_four_times_the_greedy_time():
-    if dispatch.backend() != "cpu":
-        pytest.skip("no compiled kernels")
-    x, tables, _ = problem(10_000, 16, 4, 256)
-
-    def seconds(run):
-        spent = []
-        for _ in range(5):
-            begun = time.thread_time()
-            run()
-            spent.append(time.thread_time() - begun)
-        return sorted(spent)[2]
-
-    def greedy():
-        left = x
-        for table in tables:
-            left = left - table[nearest(left, table).long()]
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    ratio = seconds(lambda: beam_search(x, tables, None, 4)) / seconds(greedy)
-    torch.set_num_threads(before)
-    assert ratio < 6  # 3.9 measured; the slack is for busy machines
