@@ -10,18 +10,15 @@ model writes.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import vq
+from vq.analysis import environment
 from vq.kernels import decode, formats, layouts
 from vq.kernels import linear as ops
 from vq.kernels.dispatch import backend, native
@@ -185,19 +182,6 @@ def kernel_name(header: PackedHeader, batch: int, mode: str) -> str:
     return f"{isa} {mode if ops.integer_mode(header, batch, mode) else 'panels'}"
 
 
-def machine() -> dict[str, str]:
-    """Processor, features and operating system."""
-    module = native()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
-    return {
-        "cpu": model or platform.processor(),
-        "features": module.cpu_features() if module else "",
-        "system": platform.system(),
-    }
-
-
 def report(rows: list[Row], options: argparse.Namespace) -> dict[str, object]:
     """What is written as JSON."""
     fields = []
@@ -205,18 +189,7 @@ def report(rows: list[Row], options: argparse.Namespace) -> dict[str, object]:
         entry = asdict(row)
         entry["in"] = entry.pop("width")
         fields.append(entry)
-    versions = {
-        "torch": torch.__version__,
-        "vq": vq.__version__,
-        "python": platform.python_version(),
-    }
-    return {
-        "machine": machine(),
-        "versions": versions,
-        "seed": options.seed,
-        "streaming": not options.cached,
-        "rows": fields,
-    }
+    return {**environment.result(fields, options.seed), "streaming": not options.cached}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -233,7 +206,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cached", action="store_true", help="one matrix again and again")
     parser.add_argument("--isa", choices=["portable", "avx2", "avx512"])
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", metavar="FILE", help="file to write")
     return parser.parse_args(arguments)
 
 
@@ -251,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     module = native()
     if options.isa and module is not None:
         module.set_isa(options.isa)
-    print(f"{machine()['cpu']}, torch {torch.__version__}, seed {options.seed}")
+    print(f"{environment.machine()['cpu']}, torch {torch.__version__}, seed {options.seed}")
     print(f"{'format':46} {'shape':>11} batch thr      ms   GB/s  x fp32  x bf16   error  kernel")
     rows = []
     for threads in options.threads:
@@ -262,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
                     rows.append(row)
                     print(line(row), flush=True)
     if options.json:
-        options.json.write_text(json.dumps(report(rows, options), indent=1) + "\n")
+        environment.write_json(report(rows, options), options.json)
 
 
 if __name__ == "__main__":

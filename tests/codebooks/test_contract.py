@@ -18,7 +18,7 @@ def codebook(request):
     if not made.fitted:
         generator = torch.Generator().manual_seed(1)
         made.iterations = 2
-        made.fit(torch.randn(4 * made.entries, made.dim, generator=generator))
+        made.fit(torch.randn(4 * made.table_entries, made.dim, generator=generator))
         made.iterations = 25
     return made
 
@@ -43,6 +43,8 @@ def test_shapes_types_and_values(codebook):
     assert codes.shape == (2, 3, *codebook.codes_shape)
     assert not codes.is_floating_point()
     assert int(codes.min()) >= 0 and int(codes.max()) < 2**codebook.code_bits
+    if codebook.entries is not None and not codebook.codes_shape:
+        assert int(codes.max()) < codebook.entries
     values = codebook.decode(codes)
     assert values.shape == x.shape and values.dtype == torch.float32
     assert torch.equal(codebook(x), values)
@@ -62,6 +64,9 @@ def test_quantizing_twice_changes_little(codebook):
     again = codebook(values)
     if codebook.family == "trellis":  # a sequential search may find another path to equal values
         assert float((again - values).square().mean()) <= 1e-4
+    elif not codebook.exact_search:
+        x = vectors(codebook, 16)
+        assert float((again - values).square().mean()) <= float((values - x).square().mean())
     else:
         assert torch.equal(again, values)
 
@@ -88,7 +93,11 @@ def test_pack_takes_the_promised_bits(codebook):
     x = vectors(codebook, 3, 8)
     codes = codebook.encode(x)
     packed = codebook.pack(codes)
-    assert packed.payload.numel() * 8 == int(24 * codebook.dim * codebook.rate)
+    if codebook.entropy_coded:  # a short block: its codes and the end state, within a third
+        expected = 24 * codebook.dim * codebook.rate + 40
+        assert packed.payload.numel() * 8 == pytest.approx(expected, rel=0.33)
+    else:
+        assert packed.payload.numel() * 8 == int(24 * codebook.dim * codebook.rate)
     assert torch.equal(codebook.unpack(packed).reshape(codes.shape), codes.long())
     assert torch.equal(codebook.decode(codebook.unpack(packed)), codebook.decode(codes))
 

@@ -162,7 +162,7 @@ def test_tolerance_stops():
 
 
 def test_entropy_constraint_trades_rate_for_error():
-    """Near the rate-distortion curve: at 1.5 to 3 bits ECVQ of scalars lies below a fixed-rate quantizer of its entropy."""
+    """At 1.5 to 3 bits ECVQ of scalars lies below a fixed-rate quantizer of its entropy."""
     x = data(60_000, 1)
     plain = lloyd.fit(x, 32, sample=None, iterations=30)
     rates = []

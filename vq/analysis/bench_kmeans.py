@@ -32,7 +32,8 @@ def measure(
 
     Returns:
         ``method``, ``dim``, ``entries``, ``n``, ``seconds`` (of an iteration over n points), ``ratio`` (its time per
-        point over ours), ``peak_mib`` (above the data), ``mse`` (after the iterations, on its n points) and ``mse_ratio``
+        point over ours), ``peak_mib`` (above the data), ``mse`` (after the iterations, on its
+        n points) and ``mse_ratio``
         (ours over the method's, where both saw all points).
     """
     rows = []
@@ -81,9 +82,7 @@ def _error(x: Tensor, table: Tensor) -> float:
 
 
 def _vq(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
-    return lambda: (
-        lloyd.fit(x, len(start), init=start, sample=None, iterations=iterations).table
-    )
+    return lambda: lloyd.fit(x, len(start), init=start, sample=None, iterations=iterations).table
 
 
 def _faiss(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor] | None:

@@ -74,7 +74,10 @@ def _case(x: Tensor, table: Tensor, weight: Tensor, rounds: int) -> Iterator[dic
         "vq weighted": (len(x), lambda: nearest(x, table, weight)),
         "vq margin": (len(x), lambda: search(x, table, margin=True).codes[:, 0]),
         "vq top 8": (len(x), lambda: search(x, table, top=8).codes[:, 0]),
-        "vq reference": (len(few), lambda: find_in_tiles(few, table, None, None, 1, False)[0][:, 0]),
+        "vq reference": (
+            len(few),
+            lambda: find_in_tiles(few, table, None, None, 1, False)[0][:, 0],
+        ),
         "torch cdist+argmin": (len(few), lambda: cdist_argmin(few, table)),
     }
     faiss = _faiss(table)

@@ -79,7 +79,6 @@ def measure_all(
 
 
 def _fit(codebook: Codebook, generator: torch.Generator) -> None:
-    entries = codebook.entries or 0
-    vectors = max(_FIT_VECTORS // codebook.dim, 64 * entries)
+    vectors = max(_FIT_VECTORS // codebook.dim, 64 * codebook.table_entries)
     x: Tensor = torch.randn(vectors, codebook.dim, generator=generator)
     codebook.fit(x, generator=generator)

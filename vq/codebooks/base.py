@@ -68,9 +68,24 @@ class Codebook(nn.Module, abc.ABC):
         return self.code_bits * self.codes_per_vector / self.dim
 
     @property
+    def entropy_coded(self) -> bool:
+        """Whether the size of packed codes depends on the codes; ``rate`` is then that of long blocks of N(0, 1)."""
+        return False
+
+    @property
     def distortion(self) -> float | None:
         """Mean squared error per dimension on N(0, 1), where it is known in closed form or shipped."""
         return None
+
+    @property
+    def table_entries(self) -> int:
+        """Rows of the largest table that ``fit`` learns: what the number of training vectors is measured by."""
+        return self.entries or 0
+
+    @property
+    def exact_search(self) -> bool:
+        """Whether ``encode`` always finds the nearest vector; a beam or a path may miss it."""
+        return True
 
     @property
     def fitted(self) -> bool:
@@ -129,11 +144,7 @@ class Codebook(nn.Module, abc.ABC):
         Raises:
             ValueError: if the codes were packed by another codebook or a newer version.
         """
-        if packed.spec != str(self.spec) or packed.version != self.version:
-            raise ValueError(
-                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
-                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
-            )
+        self._check_packed(packed)
         count = int(torch.Size(packed.shape).numel()) * self.codes_per_vector
         codes = unpack_rows(packed.payload, self.code_bits, count)
         return codes.reshape(*packed.shape, *self.codes_shape)
@@ -151,6 +162,14 @@ class Codebook(nn.Module, abc.ABC):
                 f"got {tuple(codes.shape)}"
             )
         return tuple(batch)
+
+    def _check_packed(self, packed: PackedCodes) -> None:
+        """Raise for codes of another codebook."""
+        if packed.spec != str(self.spec) or packed.version != self.version:
+            raise ValueError(
+                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
+                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
+            )
 
     def _check_vectors(self, x: Tensor, weight: Tensor | None = None) -> None:
         """Raise for input that cannot be encoded."""

@@ -81,8 +81,8 @@ def fit(
         tolerance: stop (on a sample: go on to all points) when the objective falls by less than this share.
         rate_weight: lambda of an entropy-constrained quantizer: ``lambda * -log2(share of the cell)`` is added to the
             squared distance; codewords that are no longer used stay empty.
-        balance: 0 to 1; ``balance * mean error * log2(entries * share of the cell)`` is added to the squared distance, so
-            that entropy is rewarded and the use of codewords becomes more even.
+        balance: 0 to 1; ``balance * mean error * log2(entries * share of the cell)`` is added to the squared distance,
+            so that entropy is rewarded and the use of codewords becomes more even.
         generator: of all draws; a fresh one with seed 0 by default.
         backend: ``native``, or ``faiss`` (weights of points only, no penalties).
 

@@ -130,6 +130,11 @@ class Trellis(Codebook):
         return (LENGTH // self.symbols,)
 
     @property
+    def exact_search(self) -> bool:
+        """False: the two passes that close the circle need not meet the best closed path."""
+        return False
+
+    @property
     def fitted(self) -> bool:
         """False for ``code=lut`` without a table."""
         return self.code != "lut" or bool(self.table.any())
@@ -233,11 +238,7 @@ class Trellis(Codebook):
         return codes.reshape(*packed.shape, *self.codes_shape)
 
     def _check_packed(self, packed: PackedCodes) -> None:
-        if packed.spec != str(self.spec) or packed.version != self.version:
-            raise ValueError(
-                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
-                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
-            )
+        super()._check_packed(packed)
         blocks = int(torch.Size(packed.shape).numel())
         expected = blocks * LENGTH * self.step_bits // (8 * self.symbols)
         if packed.payload.numel() != expected:

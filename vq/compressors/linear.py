@@ -25,6 +25,8 @@ from vq.kernels.formats import (
 from vq.kernels.hadamard import hadamard
 from vq.kernels.layouts import pack_payload, pack_signs
 
+_MAX_TABLE = 1 << 16  # entries of a codebook that are listed as one table
+
 
 def header_for(codebook: nn.Module, out_features: int, in_features: int) -> PackedHeader:
     """Format of a matrix packed with a codebook; its ``total_bytes`` is the length of ``weight``.
@@ -229,7 +231,7 @@ class QuantizedLinear(nn.Module):
     def explain(self, rows: int = 1) -> str:
         """Which kernel serves ``rows`` rows of x now, and why."""
         if self._by_codebook:
-            return "codebook.decode by panels, float32 matmul: several codes a vector"
+            return "codebook.decode by panels, float32 matmul: several codes a vector, or no table"
         module = native() if backend() == "cpu" else None
         isa = "reference" if module is None else str(module.isa())
         if ops.integer_mode(self.header, rows, self.mode):
@@ -256,8 +258,11 @@ class QuantizedLinear(nn.Module):
 
     @property
     def _by_codebook(self) -> bool:
-        """Whether only the codebook itself can decode: several codes make one vector."""
-        return self.header.layout == ROWS and self.header.codes_per_vector > 1
+        """Whether only the codebook itself can decode: several codes make one vector, or the table is too large."""
+        if self.header.layout != ROWS:
+            return False
+        entries: int | None = self.codebook.entries
+        return self.header.codes_per_vector > 1 or entries is None or entries > _MAX_TABLE
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
         """Move buffers, but keep scales float16: a cast to bfloat16 would change the weight."""
