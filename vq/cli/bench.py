@@ -52,9 +52,9 @@ def _case(text: str) -> tuple[int, int, int]:
         dim, entries, points = (int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected DIM,ENTRIES,POINTS, got {text!r}") from None
-    if dim < 1 or not 2 <= entries <= points:
+    if dim < 1 or entries < 8 or points < 1:
         raise argparse.ArgumentTypeError(
-            f"expected dim of at least 1 and 2 <= entries <= points, got {text!r}"
+            f"expected dim and points of at least 1 and entries of at least 8, got {text!r}"
         )
     return dim, entries, points
 
