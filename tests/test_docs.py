@@ -21,7 +21,7 @@ def commands():
                 )
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_every_command_shown_is_understood(command):
     words = shlex.split(command.partition("  #")[0])
     name = {"eval": "evaluate"}.get(words[1], words[1])

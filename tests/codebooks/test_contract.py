@@ -43,6 +43,8 @@ def test_shapes_types_and_values(codebook):
     assert codes.shape == (2, 3, *codebook.codes_shape)
     assert not codes.is_floating_point()
     assert int(codes.min()) >= 0 and int(codes.max()) < 2**codebook.code_bits
+    if codebook.entries is not None and not codebook.codes_shape:
+        assert int(codes.max()) < codebook.entries
     values = codebook.decode(codes)
     assert values.shape == x.shape and values.dtype == torch.float32
     assert torch.equal(codebook(x), values)
@@ -91,7 +93,11 @@ def test_pack_takes_the_promised_bits(codebook):
     x = vectors(codebook, 3, 8)
     codes = codebook.encode(x)
     packed = codebook.pack(codes)
-    assert packed.payload.numel() * 8 == int(24 * codebook.dim * codebook.rate)
+    if codebook.entropy_coded:  # a short block: its codes and the end state, within a third
+        expected = 24 * codebook.dim * codebook.rate + 40
+        assert packed.payload.numel() * 8 == pytest.approx(expected, rel=0.33)
+    else:
+        assert packed.payload.numel() * 8 == int(24 * codebook.dim * codebook.rate)
     assert torch.equal(codebook.unpack(packed).reshape(codes.shape), codes.long())
     assert torch.equal(codebook.decode(codebook.unpack(packed)), codebook.decode(codes))
 

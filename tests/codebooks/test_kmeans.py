@@ -61,21 +61,6 @@ def test_weights_lower_the_weighted_error():
     assert error(weighted) < 0.97 * error(plain)
 
 
-def test_scalar_weights_equal_repeated_points():
-    x = data(60, 2)
-    times = torch.arange(60) % 3 + 1
-    start = KMeans(2, 4, iterations=1)
-    repeated = x.repeat_interleave(times, 0)
-    from vq.codebooks.kmeans import _centroids
-    from vq.kernels.search import nearest
-
-    start.fit(x)
-    codes = nearest(x, start.table).long()
-    twice = nearest(repeated, start.table).long()
-    weighted = _centroids(x, codes, start.table, times[:, None].float().expand(60, 2))
-    assert torch.allclose(weighted, _centroids(repeated, twice, start.table, None), atol=1e-6)
-
-
 def test_empty_cells_are_refilled():
     x = torch.cat([data(500, 2) * 0.01, data(500, 2) * 0.01 + 5, data(20, 2) * 0.01 - 5])
     codebook = KMeans(2, 64).fit(x)

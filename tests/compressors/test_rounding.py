@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from vq.codebooks import build
+from vq.compressors.linear import QuantizedLinear
 from vq.compressors.rotation import hadamard, random_signs
 from vq.compressors.rounding import (
     RoundingOptions,
@@ -111,6 +112,52 @@ def test_feedback_and_rotation_each_lower_the_error():
     best = error(method="ldlq", rotation="input")
     assert best < 0.9 * error(method="nearest", rotation="input")
     assert best < 0.9 * error(method="ldlq", rotation="none")
+
+
+ONE_NUMBER = [
+    "uniform(bits=2)",
+    "uniform(bits=3, zero=true)",
+    "nf(bits=3)",
+    "power(bits=3)",
+    "minifloat(exponent=2, mantissa=1)",
+    "minifloat(exponent=4, mantissa=3)",
+    "pow2(bits=3)",
+    "binary()",
+    "ternary()",
+    "dynamic8()",
+    "ecsq(rate=2)",
+]
+VECTORS = [
+    "fsq(levels=[4, 4, 4, 4])",
+    "fsq(levels=[8, 8, 8, 5, 5, 5])",
+    "lfq(dim=10)",
+    "bsq(dim=10)",
+    "latent(dim=6, levels=6)",
+    "pvq(dim=8, pulses=7, gain_bits=2)",
+    "pvq(dim=16, pulses=13, gain_bits=2)",
+]
+
+
+@pytest.mark.parametrize("spec", ONE_NUMBER + VECTORS)
+def test_every_family_rounds_a_matrix(spec):
+    metric, weight = hessian(48), weights(32, 48)
+    codebook = build(spec)
+    errors = {}
+    for method in ("nearest", "ldlq"):
+        options = RoundingOptions(method=method)
+        result = round_matrices({"w": weight}, metric, codebook, options)["w"]
+        dense = restore(result, codebook, weight.shape)
+        errors[method] = proxy(weight, dense, metric)
+        assert errors[method] == pytest.approx(result.proxy_error, rel=2e-3)
+        layer = QuantizedLinear.from_codes(
+            codebook, result.codes, result.scales, in_features=48, signs_in=result.signs_in
+        )
+        assert torch.allclose(layer.dequantize(), dense, atol=1e-5)
+        x = weights(3, 48)
+        assert torch.allclose(layer(x), x @ dense.t(), atol=1e-3)
+    assert errors["nearest"] < 1.3 * codebook.distortion + 1e-3
+    # feedback between blocks of columns pays where a block is short
+    assert errors["ldlq"] < (0.9 if codebook.dim <= 5 else 1.1) * errors["nearest"]
 
 
 def test_refitted_scales_are_optimal():

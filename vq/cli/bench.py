@@ -1,6 +1,8 @@
 """Measure codebooks and kernels.
 
 vq bench gaussian [SPEC ...]   distortion on fresh N(0, 1) numbers against Shannon's limit
+vq bench search                nearest codeword next to torch and faiss
+vq bench kmeans                k-means next to faiss, scikit-learn and torch
 """
 
 from __future__ import annotations
@@ -23,11 +25,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", type=int, metavar="N", help="numbers to encode (default: 262144 to 4194304)"
     )
     add_common(gaussian)
+    for name, text in (
+        ("search", "nearest codeword next to torch and faiss"),
+        ("kmeans", "k-means next to faiss, scikit-learn and torch"),
+    ):
+        speed = kinds.add_parser(name, help=text)
+        speed.add_argument(
+            "--case",
+            action="append",
+            type=_case,
+            metavar="DIM,ENTRIES,POINTS",
+            help="one to measure, may be repeated (default: a list of sizes)",
+        )
+        speed.add_argument("--rounds", type=int, metavar="N", help="of which medians are taken")
+        add_common(speed)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run one benchmark."""
     apply_threads(args)
+    {"gaussian": _gaussian, "search": _speed, "kmeans": _speed}[args.kind](args)
+
+
+def _case(text: str) -> tuple[int, int, int]:
+    try:
+        dim, entries, points = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected DIM,ENTRIES,POINTS, got {text!r}") from None
+    if dim < 1 or not 2 <= entries <= points:
+        raise argparse.ArgumentTypeError(
+            f"expected dim of at least 1 and 2 <= entries <= points, got {text!r}"
+        )
+    return dim, entries, points
+
+
+def _speed(args: argparse.Namespace) -> None:
+    from vq.analysis import bench_kmeans, bench_search
+
+    module = bench_search if args.kind == "search" else bench_kmeans
+    cases = args.case or module.CASES
+    done, close = progress(len(cases), args.kind, "case")
+    count = iter(range(1, len(cases) + 3))
+    options = {} if args.rounds is None else {"rounds": args.rounds}
+    rows = module.measure(cases, seed=args.seed, done=lambda _: done(next(count)), **options)
+    close()
+    data = result(rows, args.seed)
+    if args.json:
+        write_json(data, args.json)
+    if args.json != "-":
+        print(f"{data['machine']['cpu']}, {data['threads']} threads, seed {args.seed}")
+        headers = list(rows[0])
+        print(table(headers, [[_cell(row[key]) for key in headers] for row in rows]))
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _gaussian(args: argparse.Namespace) -> None:
     specs = [str(build(spec).spec) for spec in args.specs or CATALOGUE]
     done, close = progress(len(specs), "codebooks", "codebook")
     count = iter(range(1, len(specs) + 1))

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # Waiting threads sleep instead of spinning: beside other busy processes spinning costs many times the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Other libraries' progress bars; ours say themselves when to show.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())

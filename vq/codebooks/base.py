@@ -68,6 +68,11 @@ class Codebook(nn.Module, abc.ABC):
         return self.code_bits * self.codes_per_vector / self.dim
 
     @property
+    def entropy_coded(self) -> bool:
+        """Whether the size of packed codes depends on the codes; ``rate`` is then that of long blocks of N(0, 1)."""
+        return False
+
+    @property
     def distortion(self) -> float | None:
         """Mean squared error per dimension on N(0, 1), where it is known in closed form or shipped."""
         return None
@@ -148,13 +153,6 @@ class Codebook(nn.Module, abc.ABC):
         """Spec and rate, for ``print(codebook)``."""
         return f"{self.spec}, rate={self.rate:g}"
 
-    def _check_packed(self, packed: PackedCodes) -> None:
-        if packed.spec != str(self.spec) or packed.version != self.version:
-            raise ValueError(
-                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
-                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
-            )
-
     def _batch_shape(self, codes: Tensor) -> tuple[int, ...]:
         depth = len(self.codes_shape)
         batch, own = codes.shape[: codes.ndim - depth], codes.shape[codes.ndim - depth :]
@@ -164,6 +162,14 @@ class Codebook(nn.Module, abc.ABC):
                 f"got {tuple(codes.shape)}"
             )
         return tuple(batch)
+
+    def _check_packed(self, packed: PackedCodes) -> None:
+        """Raise for codes of another codebook."""
+        if packed.spec != str(self.spec) or packed.version != self.version:
+            raise ValueError(
+                f"codes packed by {packed.spec!r} (version {packed.version}) cannot be read by "
+                f"{str(self.spec)!r} (version {self.version}); build the codebook from packed.spec"
+            )
 
     def _check_vectors(self, x: Tensor, weight: Tensor | None = None) -> None:
         """Raise for input that cannot be encoded."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from vq._data_files import data_path
+from vq.codebooks import lloyd
 from vq.codebooks.base import Codebook, check_vectors
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec
@@ -14,6 +20,9 @@ from vq.kernels.search import nearest
 @register("kmeans")
 class KMeans(Codebook):
     """A free table of ``entries`` vectors, fitted by Lloyd's algorithm.
+
+    For some sizes a table trained on N(0, I) is shipped (``python -m vq.codebooks.train_kmeans``): the codebook is
+    fitted at once, and its ``distortion`` was measured on 8 million other numbers. ``fit`` replaces it.
 
     Args:
         dim: length of a vector, 1 to 1024.
@@ -40,7 +49,9 @@ class KMeans(Codebook):
                     f"kmeans: {name} must be a whole number from {low} to {high}, got {value!r}"
                 )
         self._dim, self._entries, self.iterations = dim, entries, iterations
-        self.register_buffer("table", torch.full((entries, dim), float("nan")))
+        shipped = trained_table(dim, entries)
+        table = torch.full((entries, dim), float("nan")) if shipped is None else shipped.table
+        self.register_buffer("table", table.clone())
 
     @property
     def spec(self) -> Spec:
@@ -68,6 +79,14 @@ class KMeans(Codebook):
         """Whether the table was fitted or loaded."""
         return not bool(torch.isnan(self.table).any())
 
+    @property
+    def distortion(self) -> float | None:
+        """The shipped figure while the table is the shipped one, else None."""
+        shipped = trained_table(self._dim, self._entries)
+        if shipped is None or not torch.equal(self.table.cpu(), shipped.table):
+            return None
+        return shipped.distortion
+
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Index of the nearest vector under ``sum_d weight_d (x_d - c_d)^2``; the lowest among equals.
 
@@ -79,9 +98,8 @@ class KMeans(Codebook):
         """
         self._check_vectors(x, weight)
         flat = x.reshape(-1, self._dim)
-        if weight is not None:
-            weight = weight.expand(x.shape).reshape(-1, self._dim)
-        return nearest(flat, self.table, weight).reshape(x.shape[:-1])
+        own = None if weight is None else _flat_weight(weight, x)
+        return nearest(flat, self.table, own).reshape(x.shape[:-1])
 
     def decode(self, codes: Tensor) -> Tensor:
         """Rows of the table, ``(*batch, dim)``."""
@@ -93,15 +111,12 @@ class KMeans(Codebook):
         weight: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> KMeans:
-        """Lloyd's algorithm from a random draw of distinct points; the same bits for any number of threads.
-
-        An empty cell takes the point with the largest weighted error, so that all entries stay in use
-        as long as there are as many distinct points.
+        """Lloyd's algorithm from a random draw of distinct points; see ``vq.codebooks.lloyd.fit``.
 
         Args:
             x: ``(n, dim)`` with ``n >= entries``.
             weight: importance, broadcastable to x.
-            generator: of the initial draw; a fresh one with seed 0 by default.
+            generator: of the initial draw and the sample; a fresh one with seed 0 by default.
 
         Raises:
             ValueError: for fewer points than entries, wrong shapes, or numbers that are not finite.
@@ -112,25 +127,45 @@ class KMeans(Codebook):
                 f"{self.spec}: expected at least {self._entries} vectors (n, {self._dim}) to fit, "
                 f"got {tuple(x.shape)}"
             )
-        generator = generator or torch.Generator(device=x.device).manual_seed(0)
-        x = x.float()
-        full = None if weight is None else weight.float().expand(x.shape)
-        table = x[torch.randperm(len(x), generator=generator, device=x.device)[: self._entries]]
-        for _ in range(self.iterations):
-            codes = nearest(x, table, full).long()
-            table = _centroids(x, codes, table, full)
-        self.table.copy_(table)
+        own = None if weight is None else _flat_weight(weight, x)
+        if own is not None:
+            own = own.expand(len(x), -1)
+        found = lloyd.fit(x, self._entries, own, iterations=self.iterations, generator=generator)
+        self.table.copy_(found.table)
         return self
 
 
-def _centroids(x: Tensor, codes: Tensor, table: Tensor, weight: Tensor | None) -> Tensor:
-    """Weighted means of the cells in float64; a coordinate without weight keeps its old value."""
-    mass_of = torch.ones_like(x, dtype=torch.float64) if weight is None else weight.double()
-    mass = torch.zeros_like(table, dtype=torch.float64).index_add_(0, codes, mass_of)
-    total = torch.zeros_like(mass).index_add_(0, codes, mass_of * x)
-    moved = torch.where(mass > 0, total / mass.clamp_min(1e-300), table.double()).float()
-    empty = (torch.bincount(codes, minlength=len(table)) == 0).nonzero()[:, 0]
-    if len(empty):
-        error = (mass_of * (x - moved[codes]).square()).sum(1)
-        moved[empty] = x[error.topk(len(empty)).indices]
-    return moved
+def _flat_weight(weight: Tensor, x: Tensor) -> Tensor:
+    """Weights broadcastable to ``x.reshape(-1, dim)``, no larger than they must be."""
+    if weight.numel() == 1 or weight.ndim < 2 or weight.numel() == weight.shape[-1]:
+        return weight.reshape(1, -1)
+    return weight.expand(*x.shape[:-1], weight.shape[-1]).reshape(-1, weight.shape[-1])
+
+
+@dataclass(frozen=True)
+class TrainedTable:
+    """A shipped table.
+
+    Attributes:
+        table: ``(entries, dim)`` float32.
+        distortion: measured on held-out N(0, 1), over its variance.
+    """
+
+    table: Tensor
+    distortion: float
+
+
+def table_name(dim: int, entries: int) -> str:
+    """File name of a trained table."""
+    return f"kmeans-dim{dim}-entries{entries}.safetensors"
+
+
+@functools.cache
+def trained_table(dim: int, entries: int) -> TrainedTable | None:
+    """The shipped table, or None where there is none of this size."""
+    try:
+        path = data_path("codebooks", table_name(dim, entries))
+    except FileNotFoundError:
+        return None
+    with safe_open(path, framework="pt") as file:
+        return TrainedTable(file.get_tensor("table").float(), float(file.metadata()["mse"]))

@@ -8,10 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from vq.codebooks.base import Codebook
+from vq.codebooks.levels import Levels, check_whole
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec
 
@@ -19,7 +17,7 @@ NDArray = npt.NDArray[np.float64]
 
 
 @register("scalar")
-class Scalar(Codebook):
+class Scalar(Levels):
     """The minimum mean squared error scalar quantizer for N(0, 1).
 
     Levels satisfy both Lloyd-Max conditions: each is the mean of its cell, each boundary lies half-way
@@ -34,15 +32,12 @@ class Scalar(Codebook):
         J. Max, "Quantizing for minimum distortion", IRE Trans. Inf. Theory 6 (1960), table I.
     """
 
-    levels: Tensor
-
     def __init__(self, bits: int = 2) -> None:
         super().__init__()
-        if not isinstance(bits, int) or not 1 <= bits <= 8:
-            raise ValueError(f"scalar: bits must be a whole number from 1 to 8, got {bits!r}")
-        self.bits = bits
-        table, self._distortion = lloyd_max(2**bits)
-        self.register_buffer("levels", torch.tensor(table, dtype=torch.float32))
+        self.bits = check_whole("scalar", "bits", bits, 1, 8)
+        table, distortion = lloyd_max(2**bits)
+        self._install(table)
+        self._distortion = distortion
 
     @property
     def spec(self) -> Spec:
@@ -50,41 +45,9 @@ class Scalar(Codebook):
         return Spec.make("scalar", bits=self.bits)
 
     @property
-    def dim(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def entries(self) -> int:
-        """``2**bits``."""
-        return 2**self.bits
-
-    @property
-    def code_bits(self) -> int:
-        """``bits``."""
-        return self.bits
-
-    @property
     def distortion(self) -> float:
         """1 minus the second moment of the levels, the closed form for a Lloyd-Max quantizer."""
         return self._distortion
-
-    def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Nearest level; a boundary belongs to the lower level. ``weight`` cannot change a choice of one number.
-
-        Returns:
-            ``(*batch,)`` int64 for x of shape ``(*batch, 1)``.
-
-        Raises:
-            ValueError: for a wrong shape or a number that is not finite.
-        """
-        self._check_vectors(x, weight)
-        bounds = (self.levels[1:] + self.levels[:-1]) / 2
-        return torch.bucketize(x[..., 0].float().contiguous(), bounds)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Levels ``(*batch, 1)`` float32."""
-        return self.levels[codes.long()].unsqueeze(-1)
 
 
 @functools.cache

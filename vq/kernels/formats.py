@@ -210,9 +210,9 @@ def _check_fields(header: PackedHeader) -> None:
             f"packed weight: expected positive sizes, got out={header.out_features}, "
             f"in={header.in_features}"
         )
-    if not 1 <= header.code_bits <= 32 or header.dim < 1 or header.codes_per_vector < 1:
+    if not 1 <= header.code_bits <= 62 or header.dim < 1 or header.codes_per_vector < 1:
         raise ValueError(
-            "packed weight: expected codes of 1 to 32 bits and at least one code and one weight a "
+            "packed weight: expected codes of 1 to 62 bits and at least one code and one weight a "
             f"vector, got {header.code_bits} bits, dim={header.dim}, "
             f"codes_per_vector={header.codes_per_vector}"
         )

@@ -14,7 +14,7 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
 
     Args:
         codes: integers of any shape in ``[0, 2**bits)``, flattened in row-major order.
-        bits: width of a field, 1 to 32.
+        bits: width of a field, 1 to 62.
 
     Returns:
         uint8 ``(ceil(codes * bits / 8),)``; unused bits of the last byte are zero.
@@ -30,7 +30,7 @@ def pack_rows(codes: Tensor, bits: int) -> Tensor:
             f"got {flat.min()} to {flat.max()}"
         )
     fields = np.unpackbits(
-        flat.astype("<u4").view(np.uint8).reshape(-1, 4), axis=1, count=bits, bitorder="little"
+        flat.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, count=bits, bitorder="little"
     )
     return torch.from_numpy(np.packbits(fields.reshape(-1), bitorder="little"))
 
@@ -49,12 +49,13 @@ def unpack_rows(payload: Tensor, bits: int, count: int, first: int = 0) -> Tenso
             f"{first + count} of {bits} bits, got {payload.numel()}"
         )
     starts = begin + bits * torch.arange(count, device=payload.device)
-    raw = torch.nn.functional.pad(payload[begin // 8 : (end + 7) // 8], (0, 5)).long()
-    byte = (starts >> 3) - begin // 8
-    field = raw[byte]
+    raw = torch.nn.functional.pad(payload[begin // 8 : (end + 7) // 8], (0, 9)).long()
+    byte, skip = (starts >> 3) - begin // 8, starts & 7
+    field = raw[byte] >> skip
     for more in range(1, (bits + 14) // 8):  # bytes a field of this width can touch
-        field |= raw[byte + more] << (8 * more)
-    return (field >> (starts & 7)) & ((1 << bits) - 1)
+        shift = 8 * more - 1 - skip  # in two steps: 64 at once is undefined
+        field |= raw[byte + more] << shift << 1
+    return field & ((1 << bits) - 1)
 
 
 def codes_to_streams(codes: Tensor, step_bits: int) -> Tensor:
@@ -189,5 +190,5 @@ def unpack_signs(packed: Tensor, count: int) -> Tensor:
 
 
 def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= 32:
-        raise ValueError(f"bits: expected 1 to 32, got {bits}")
+    if not 1 <= bits <= 62:
+        raise ValueError(f"bits: expected 1 to 62, got {bits}")
