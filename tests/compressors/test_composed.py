@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import vq
 from vq.codebooks import build
 from vq.compressors.linear import QuantizedLinear
+from vq.compressors.options import CompressOptions
+from vq.compressors.pipeline import compress
 from vq.compressors.rounding import RoundingOptions, restore, round_matrices
 
 SPECS = (
@@ -73,3 +77,18 @@ def test_layers_compile_as_one_graph(spec):
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)
     torch.compiler.reset()
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize("spec", [SPECS[3], SPECS[5]])
+def test_tables_survive_a_checkpoint_in_another_dtype(spec, llama, text, tmp_path):
+    options = CompressOptions(codebook=spec, windows=2, context=16)
+    folder = compress(llama, tmp_path / "out", options=options, calibration=text).output
+    stored = load_file(folder / "model.safetensors")
+    book = vq.load(folder, dtype=torch.bfloat16).vq_codebooks.c0
+    assert str(book.spec) == spec
+    for name, tensor in book.state_dict().items():
+        expected = stored[f"vq_codebooks.c0.{name}"]
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, expected)
+    x = torch.randn(9, book.dim, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(book(x), build(spec)(x))

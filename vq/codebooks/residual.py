@@ -148,7 +148,10 @@ class Residual(Composed):
             self.scales[stage] = 1.0
             try:
                 part.fit(left, full, generator)
-            except TypeError:  # nothing to fit: bring the residual to unit scale
+            except TypeError as error:
+                if "nothing to fit" not in str(error):
+                    raise
+                # fixed values: bring the residual to unit scale
                 self.scales[stage] = left.square().mean().sqrt().clamp_min(1e-30)
             left = x - self.decode(self._search(x, full, stage + 1), stages=stage + 1)
         return self

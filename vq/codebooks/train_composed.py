@@ -21,6 +21,7 @@ from vq.codebooks import Additive, Codebook, Frozen, Residual, build
 from vq.codebooks.shipped import shipped_name, without_search
 
 BEAMS = (1, 4, 8, 16, 32)
+_STREAM = 6_000_011  # of the seeds: benchmarks draw their numbers from small ones, and must not meet what was fitted
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,23 @@ class Plan:
 
 
 PLANS = (
-    Plan("product(groups=2, of=kmeans(dim=4, entries=256))", 300_000),
+    Plan("product(groups=2, of=kmeans(dim=4, entries=256))", 1_000_000),
     Plan("product(groups=4, of=kmeans(dim=2, entries=16), shared=true)", 100_000),
-    Plan("factorized(of=kmeans(dim=4, entries=256), factors=2)", 300_000),
+    Plan("factorized(of=kmeans(dim=4, entries=256), factors=2)", 1_000_000),
     Plan("factorized(of=[scalar(bits=2), kmeans(dim=2, entries=13)])", 200_000),
-    Plan("residual(stages=2, of=kmeans(dim=8, entries=256))", 300_000),
-    Plan("residual(stages=4, of=kmeans(dim=16, entries=256))", 200_000),
-    Plan("additive(stages=2, dim=8, entries=256, rounds=25)", 500_000),
-    Plan("additive(stages=4, dim=16, entries=256, rounds=20)", 300_000),
+    Plan("residual(stages=2, of=kmeans(dim=8, entries=256))", 1_000_000),
+    Plan("residual(stages=4, of=kmeans(dim=16, entries=256))", 500_000),
+    Plan("additive(stages=2, dim=8, entries=256, rounds=25)", 1_000_000),
+    Plan("additive(stages=4, dim=16, entries=256, rounds=20)", 500_000),
     Plan("simvq(dim=8, entries=256)", 200_000),
-    Plan("frozen(of=kmeans(dim=8, entries=256))", 200_000),
+    Plan("frozen(of=kmeans(dim=8, entries=256))", 500_000),
     Plan("frozen(of=kmeans(dim=16, entries=256), dim=8)", 200_000),
 )
 
 
 def train(plan: Plan, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State of a fitted codebook, rounded to what is stored, and what to say about it."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_STREAM + 2 * seed)
     codebook = build(plan.spec)
     if isinstance(
         codebook, Frozen
@@ -80,7 +81,7 @@ def train(plan: Plan, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def measure(codebook: Codebook, seed: int, numbers: int = 1 << 21) -> dict[str, float]:
     """Mean squared error on fresh N(0, 1) numbers, relative to their power, by beam; "1" where there is none."""
-    generator = torch.Generator().manual_seed(77_000 + seed)
+    generator = torch.Generator().manual_seed(_STREAM + 2 * seed + 1)
     x = torch.randn(numbers // codebook.dim, codebook.dim, generator=generator)
     found = {}
     for beam in BEAMS if isinstance(codebook, (Additive, Residual)) else (1,):
