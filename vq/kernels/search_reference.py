@@ -101,7 +101,10 @@ def _smallest(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 def _smallest_of_few(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Column by column: for short rows a call a row costs more than the search."""
     columns = scores.t().contiguous()
-    best, index = columns[0].clone(), torch.zeros(len(scores), dtype=torch.long, device=scores.device)
+    best, index = (
+        columns[0].clone(),
+        torch.zeros(len(scores), dtype=torch.long, device=scores.device),
+    )
     for k in range(1, len(columns)):
         index.masked_fill_(columns[k] < best, k)
         torch.minimum(best, columns[k], out=best)
