@@ -104,7 +104,7 @@ def test_a_trellis_after_a_trellis():
 def test_shipped_tables_and_their_figures():
     made = build("residual(stages=2, of=kmeans(dim=8, entries=256))")
     assert made.fitted and made.rate == 2
-    assert made.distortion == pytest.approx(0.0972, abs=3e-4)
+    assert made.distortion == pytest.approx(0.0970, abs=6e-4)
     greedy = build("residual(stages=2, of=kmeans(dim=8, entries=256), beam=1)")
     assert torch.equal(table_of(greedy.parts[1]), table_of(made.parts[1]))
     assert greedy.distortion > made.distortion
