@@ -1,0 +1,1 @@
+"""Image and audio tokenizers: encoder, quantizer, decoder; training, token files, evaluation."""
