@@ -38,9 +38,6 @@ class Plan:
 
 
 PLANS = (
-    Plan("product(groups=2, of=kmeans(dim=4, entries=256))", 1_000_000),
-    Plan("product(groups=4, of=kmeans(dim=2, entries=16), shared=true)", 100_000),
-    Plan("factorized(of=kmeans(dim=4, entries=256), factors=2)", 1_000_000),
     Plan("factorized(of=[scalar(bits=2), kmeans(dim=2, entries=13)])", 200_000),
     Plan("residual(stages=2, of=kmeans(dim=8, entries=256))", 1_000_000),
     Plan("residual(stages=4, of=kmeans(dim=16, entries=256))", 500_000),
