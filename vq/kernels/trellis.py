@@ -232,6 +232,7 @@ _ENCODE = dispatch.declare(
     fake=_encode_fake,
     reference=reference.encode,
     cpu=_encode_cpu,
+    triton="vq.kernels.triton.viterbi:encode",
 )
 _DECODE = dispatch.declare(
     "trellis_decode(Tensor codes, Tensor table, int step_bits, int memory) -> Tensor",

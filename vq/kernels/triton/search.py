@@ -90,7 +90,7 @@ def tile_shape(dim: int, entries: int, weighted: bool, keep: int) -> tuple[int, 
     """
     width = min(64, max(16, triton.next_power_of_2(entries)))
     if dim > _SHORT:
-        return (64 if keep == 1 else 32), width, 4
+        return max(16, 64 // keep // (2 if weighted else 1)), width, 4
     values = triton.next_power_of_2(dim) * (2 if weighted else 1)
     rows = max(2, min(16 // keep, 128 // values))  # of one thread
     return 4 * rows, width, 8

@@ -77,7 +77,7 @@ def shape_of(step_bits: int, groups: int) -> tuple[int, int, int, int]:
     fields = 1 << ((8 // step_bits).bit_length() - 1)
     fields = min(fields, max(1, groups // 32))
     width = groups // fields
-    block = min(width, 512)
+    block = min(width, 512)  # divides the width: both are powers of two
     return fields, width, block, max(1, min(8, block // 32))
 
 
