@@ -55,14 +55,19 @@ def stack_bytes(cubin):
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-        told = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            [tool, "-res-usage", path], capture_output=True, text=True, check=True
+        )
     return int(re.search(r"STACK:(\d+)", told.stdout).group(1))
 
 
 def report(name):
     kernel = compiled.pop()
     told = {"stack": stack_bytes(kernel.asm["cubin"]), "shared": kernel.metadata.shared}
-    told |= {"tensor_cores": "mma" in kernel.asm["ptx"], "barriers": "bar.sync" in kernel.asm["ptx"]}
+    told |= {
+        "tensor_cores": "mma" in kernel.asm["ptx"],
+        "barriers": "bar.sync" in kernel.asm["ptx"],
+    }
     print(json.dumps({"name": name, **told}), flush=True)
 
 
@@ -73,7 +78,7 @@ def main(every):
             search.find(x, table, x if own else None, None, keep, False)
             report(f"nearest dim={dim} entries={entries} own={own} keep={keep}")
     for bits, memory, symbols in TRELLISES:
-        if every or memory == 12 and bits <= 4:
+        if every or (memory == 12 and bits <= 4):
             viterbi.encode(torch.zeros(9, 256), torch.zeros(1 << memory, symbols), bits, memory)
             report(f"trellis_encode bits={bits} memory={memory} symbols={symbols}")
 

@@ -10,6 +10,15 @@ from vq.kernels.search_reference import find_in_tiles
 SHAPES = [(1, 1, 1), (7, 3, 33), (70, 8, 130), (5, 16, 100), (33, 17, 70), (11, 40, 65)]
 
 
+@pytest.fixture(params=[1, 1 << 20], ids=["whole table", "split table"])
+def programs(request, interpreted):
+    """One program goes through all tiles of the table, or each takes one tile."""
+    code = "from vq.kernels.triton import search; search._PROGRAMS = {}"
+    interpreted(exec, code.format(request.param))
+    yield request.param
+    interpreted(exec, code.format(1024))
+
+
 def points(n, dim, entries, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return (
@@ -42,9 +51,9 @@ def test_the_minimum_is_found(interpreted, shape, weighted):
         assert float(same.float().mean()) >= 0.999
 
 
-@pytest.mark.parametrize("shape", [(7, 3, 33), (20, 8, 300), (13, 20, 70), (6, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 3, 33), (20, 8, 200), (13, 20, 70), (6, 2, 2)], ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_two_neighbours_and_margins(interpreted, shape, weighted):
+def test_two_neighbours_and_margins(interpreted, programs, shape, weighted):
     x, table, weight = points(*shape, seed=1)
     weight = weight if weighted else None
     order = costs(x, table, weight).sort(dim=1, stable=True)
@@ -56,9 +65,9 @@ def test_two_neighbours_and_margins(interpreted, shape, weighted):
     assert torch.equal(one.codes, found.codes[:, :1]) and torch.equal(one.margins, found.margins)
 
 
-@pytest.mark.parametrize("shape", [(80, 2, 40), (60, 4, 200), (30, 24, 90)], ids=str)
+@pytest.mark.parametrize("shape", [(30, 2, 40), (30, 4, 200), (20, 24, 90)], ids=str)
 @pytest.mark.parametrize("weighted", ["none", "own", "shared"])
-def test_on_integers_codes_are_exactly_the_references(interpreted, shape, weighted):
+def test_on_integers_codes_are_exactly_the_references(interpreted, programs, shape, weighted):
     """Sums are exact there and equal costs abound, so nothing but the rule of ties decides."""
     n, dim, entries = shape
     generator = torch.Generator().manual_seed(2)
@@ -76,10 +85,10 @@ def test_on_integers_codes_are_exactly_the_references(interpreted, shape, weight
     assert torch.equal(found.margins, expected[1])
 
 
-def test_ties_go_to_the_lowest_index(interpreted):
+def test_ties_go_to_the_lowest_index(interpreted, programs):
     x, table = torch.zeros(5, 3), torch.ones(300, 3)
     assert interpreted(nearest, x, table).tolist() == [0] * 5
-    table[[20, 84, 299]] = 0  # the same column of two tiles, and the last tile
+    table[[20, 84, 148, 299]] = 0  # the same column of three tiles, and the last tile
     assert interpreted(nearest, x, table).tolist() == [20] * 5
     found = interpreted(search, x, table, top=2, margin=True)
     assert found.codes.tolist() == [[20, 84]] * 5 and found.margins.tolist() == [0.0] * 5

@@ -10,7 +10,17 @@ from vq.kernels.trellis import trellis_decode, trellis_encode
 
 # step_bits, memory, symbols: every packing of back-pointers, few groups and several blocks of them
 SHAPES = [(1, 6, 1), (2, 6, 2), (3, 7, 1), (4, 6, 2), (1, 7, 2), (2, 9, 1)]
-SLOW = [(1, 9, 2), (4, 8, 2), (2, 12, 1), (4, 12, 2), (1, 13, 1), (5, 9, 1), (8, 9, 2), (2, 14, 1), (4, 16, 1)]
+SLOW = [
+    (1, 9, 2),
+    (4, 8, 2),
+    (2, 12, 1),
+    (4, 12, 2),
+    (1, 13, 1),
+    (5, 9, 1),
+    (8, 9, 2),
+    (2, 14, 1),
+    (4, 16, 1),
+]
 
 
 def problem(memory, symbols, *, n=2, steps=8, seed=0):
@@ -30,6 +40,14 @@ def equals_reference(interpreted, step_bits, memory, symbols):
 @pytest.mark.parametrize("step_bits, memory, symbols", SHAPES)
 def test_codes_are_the_references(interpreted, step_bits, memory, symbols):
     assert equals_reference(interpreted, step_bits, memory, symbols)
+
+
+@pytest.mark.parametrize("symbols", [1, 2])
+def test_small_values_are_rounded_alike(interpreted, symbols):
+    x, table = problem(6, symbols, n=4)
+    x, table = 0.02 * x, 0.02 * table  # errors of a few units of cost
+    codes = interpreted(trellis_encode, x, table, 2, 6)
+    assert torch.equal(codes, trellis_reference.encode(x, table, 2, 6))
 
 
 @pytest.mark.slow
