@@ -3,7 +3,8 @@
 python benchmarks/gpu_kernels.py --json benchmarks/results/gpu_kernels.json
 
 Search is compared with ``torch.cdist`` + ``argmin`` (which stores points x entries) and with tiles of
-``addmm`` + ``argmin`` under ``torch.compile``; Viterbi with the reference in plain torch. Each row also says whether the answers agree.
+``addmm`` + ``argmin`` under ``torch.compile``; Viterbi with the reference in plain torch. Each row
+also says whether the answers agree.
 """
 
 from __future__ import annotations
