@@ -90,3 +90,12 @@ def test_shapes_at_the_edge(interpreted):
     assert torch.equal(codes, trellis_reference.encode(short, small, 2, 3))
     empty = interpreted(trellis_encode, x[:0], table, 1, 6)
     assert empty.shape == (0, 7) and empty.dtype == torch.uint8
+
+
+def test_sequences_take_turns_where_scratch_memory_is_short(interpreted):
+    x, table = problem(6, 1, n=3, steps=6)
+    code = "from vq.kernels.triton import viterbi; viterbi._SCRATCH = {}"
+    interpreted(exec, code.format(1))
+    codes = interpreted(trellis_encode, x, table, 2, 6)
+    interpreted(exec, code.format(256 << 20))
+    assert torch.equal(codes, trellis_reference.encode(x, table, 2, 6))

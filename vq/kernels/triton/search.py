@@ -48,13 +48,10 @@ def find(
     columns, bias = _columns(table - shift, weight, penalty)
     own = weight if weight is not None and weight.shape[0] != 1 else None
     with torch.cuda.device_of(x):
-        scores, places = _launch(x, shift, columns, bias, own, keep)
-    if len(scores) > 1:
-        scores, places = _merge(scores, places, keep)
-    codes = places.reshape(len(x), keep)[:, :top].contiguous()
+        scores, places = _merge(*_launch(x, shift, columns, bias, own, keep))
+    codes = places[:, :top].contiguous()
     if not margin:
         return codes, x.new_empty(0)
-    scores = scores.reshape(len(x), keep)
     if len(table) == 1:
         return codes, torch.full_like(scores[:, 0], float("inf"))
     return codes, 2 * (scores[:, 1] - scores[:, 0])
@@ -132,8 +129,11 @@ def _launch(
     return scores, places
 
 
-def _merge(scores: Tensor, places: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """The best of all splits; splits are in the order of the table, so a stable sort keeps ties right."""
+def _merge(scores: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The best ``(n, keep)`` of all splits, which are in the order of the table: a stable sort keeps ties right."""
+    if len(scores) == 1:
+        return scores[0], places[0]
+    keep = scores.shape[2]
     scores, order = scores.transpose(0, 1).flatten(1).sort(dim=1, stable=True)
     places = places.transpose(0, 1).flatten(1).gather(1, order)
     return scores[:, :keep], places[:, :keep]

@@ -33,18 +33,26 @@ def encode(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
     symbols = table.shape[1]
     steps = x.shape[1] // symbols
     groups = 1 << (memory - step_bits)
-    fields, width, block, warps = shape_of(step_bits, groups)
-    each = steps * width + 2 * groups * 2
-    if each >= 1 << 31:
+    if steps * shape_of(step_bits, groups)[1] >= 1 << 31:  # offsets in a sequence are 32 bits
         return reference.encode(x, table, step_bits, memory)
-    values = reference._fixed(x).contiguous()
     codes = torch.empty((len(x), steps), dtype=torch.uint8, device=x.device)
-    programs = max(1, min(_SCRATCH // each, _MOST_PROGRAMS, len(x)))
-    back = torch.empty((programs, steps * width), dtype=torch.uint8, device=x.device)
-    costs = torch.empty((programs, 2 * groups), dtype=torch.int16, device=x.device)
-    packed = pack_table(table)
-    with torch.cuda.device_of(x):
-        for start in range(0, len(x), programs):
+    if len(x):
+        values = reference._fixed(x).contiguous()
+        _launch(values, pack_table(table), codes, step_bits, groups, symbols)
+    return codes
+
+
+def _launch(
+    values: Tensor, packed: Tensor, codes: Tensor, step_bits: int, groups: int, symbols: int
+) -> None:
+    """Fill ``codes``, as many sequences at once as scratch memory allows."""
+    count, steps = codes.shape
+    fields, width, block, warps = shape_of(step_bits, groups)
+    programs = min(_SCRATCH // (steps * width + 4 * groups) or 1, _MOST_PROGRAMS, count)
+    back = torch.empty((programs, steps * width), dtype=torch.uint8, device=codes.device)
+    costs = torch.empty((programs, 2 * groups), dtype=torch.int16, device=codes.device)
+    with torch.cuda.device_of(codes):
+        for start in range(0, count, programs):
             part = slice(start, start + programs)
             viterbi_kernel[(len(codes[part]),)](
                 values[part],
@@ -63,7 +71,6 @@ def encode(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
                 num_stages=1,
                 enable_fp_fusion=True,  # said, so that Triton does not warn; the kernel has integers only
             )
-    return codes
 
 
 def shape_of(step_bits: int, groups: int) -> tuple[int, int, int, int]:
