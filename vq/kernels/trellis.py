@@ -15,7 +15,16 @@ from vq.kernels import dispatch
 from vq.kernels import trellis_reference as reference
 from vq.kernels.trellis_reference import trellis_states
 
-__all__ = ["trellis_decode", "trellis_encode", "trellis_pack", "trellis_states", "trellis_unpack"]
+__all__ = [
+    "trellis_decode",
+    "trellis_encode",
+    "trellis_encode_weighted",
+    "trellis_pack",
+    "trellis_states",
+    "trellis_unpack",
+]
+
+REACH = 16.0  # units beyond which a weighted value counts as this far out
 
 
 def trellis_encode(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
@@ -42,13 +51,44 @@ def trellis_encode(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Ten
         NeurIPS 2024, section 3 and algorithm 4.
     """
     _check_code("trellis_encode", table, step_bits, memory)
-    symbols = table.shape[1]
-    if x.ndim != 2 or x.shape[1] % symbols or x.shape[1] // symbols * step_bits < memory:
-        raise ValueError(
-            f"trellis_encode: expected x of shape (n, length), length a multiple of {symbols} that "
-            f"takes at least {memory} bits, got {tuple(x.shape)}"
-        )
+    _check_values("trellis_encode", x, table, step_bits, memory)
     codes: Tensor = _ENCODE(x.float(), table.float(), step_bits, memory)
+    return codes
+
+
+def trellis_encode_weighted(
+    x: Tensor, weight: Tensor, table: Tensor, step_bits: int, memory: int
+) -> Tensor:
+    """Codes of the path with the smallest ``sum of weight * (x - value)^2``: ``trellis_encode`` in floating point.
+
+    Costs are float32, since weights may span any range; a sequence's weights count relative to its largest, and values
+    beyond 16 units as 16. The unweighted search in integers is several times faster and as good.
+
+    Args:
+        x: ``(n, length)`` values in units of N(0, 1).
+        weight: ``(n, length)``, finite and not negative.
+        table: ``(2**memory, symbols)`` values of each state, symbols 1 or 2.
+        step_bits: bits of one step, 1 to 8.
+        memory: bits of one state, more than ``step_bits`` and at most 16.
+
+    Returns:
+        ``(n, length / symbols)`` uint8.
+
+    Raises:
+        ValueError: if a shape or a number is out of range.
+    """
+    _check_code("trellis_encode_weighted", table, step_bits, memory)
+    _check_values("trellis_encode_weighted", x, table, step_bits, memory)
+    if weight.shape != x.shape:
+        raise ValueError(
+            f"trellis_encode_weighted: expected weight of shape {tuple(x.shape)} like x, got "
+            f"{tuple(weight.shape)}"
+        )
+    largest = weight.amax(1, keepdim=True)
+    share = (weight / torch.where(largest > 0, largest, 1.0)).float()
+    codes: Tensor = _ENCODE_WEIGHTED(
+        x.float().clamp(-REACH, REACH), share, table.float(), step_bits, memory
+    )
     return codes
 
 
@@ -134,6 +174,15 @@ def _check_code(name: str, table: Tensor, step_bits: int, memory: int) -> None:
         )
 
 
+def _check_values(name: str, x: Tensor, table: Tensor, step_bits: int, memory: int) -> None:
+    symbols = table.shape[1]
+    if x.ndim != 2 or x.shape[1] % symbols or x.shape[1] // symbols * step_bits < memory:
+        raise ValueError(
+            f"{name}: expected x of shape (n, length), length a multiple of {symbols} that "
+            f"takes at least {memory} bits, got {tuple(x.shape)}"
+        )
+
+
 def _check_codes(name: str, codes: Tensor, step_bits: int) -> None:
     if not 1 <= step_bits <= 8:
         raise ValueError(f"{name}: step_bits must be 1 to 8, got {step_bits}")
@@ -160,6 +209,34 @@ def _encode_cpu(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor
     codes = _encode_fake(x, table, step_bits, memory)
     module.trellis_encode(
         x.data_ptr(),
+        x.shape[0],
+        table.data_ptr(),
+        memory,
+        step_bits,
+        table.shape[1],
+        codes.shape[1],
+        codes.data_ptr(),
+        dispatch.threads(),
+    )
+    return codes
+
+
+def _encode_weighted_fake(
+    x: Tensor, weight: Tensor, table: Tensor, step_bits: int, memory: int
+) -> Tensor:
+    return _encode_fake(x, table, step_bits, memory)
+
+
+def _encode_weighted_cpu(
+    x: Tensor, weight: Tensor, table: Tensor, step_bits: int, memory: int
+) -> Tensor:
+    module = dispatch.native()
+    assert module is not None
+    x, weight, table = x.contiguous(), weight.contiguous(), table.contiguous()
+    codes = _encode_fake(x, table, step_bits, memory)
+    module.trellis_encode_weighted(
+        x.data_ptr(),
+        weight.data_ptr(),
         x.shape[0],
         table.data_ptr(),
         memory,
@@ -232,6 +309,12 @@ _ENCODE = dispatch.declare(
     fake=_encode_fake,
     reference=reference.encode,
     cpu=_encode_cpu,
+)
+_ENCODE_WEIGHTED = dispatch.declare(
+    "trellis_encode_weighted(Tensor x, Tensor weight, Tensor table, int step_bits, int memory) -> Tensor",
+    fake=_encode_weighted_fake,
+    reference=reference.encode_weighted,
+    cpu=_encode_weighted_cpu,
 )
 _DECODE = dispatch.declare(
     "trellis_decode(Tensor codes, Tensor table, int step_bits, int memory) -> Tensor",
