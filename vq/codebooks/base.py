@@ -176,6 +176,10 @@ class Codebook(nn.Module, abc.ABC):
         if not self.fitted:
             raise ValueError(f"{self.spec} has no table yet; call fit(x) first or load one")
         check_vectors(x, self.dim, str(self.spec))
+        self._check_weight(x, weight)
+
+    def _check_weight(self, x: Tensor, weight: Tensor | None) -> None:
+        """Raise for a weight that does not fit x."""
         if weight is not None:
             pairs = zip(reversed(weight.shape), reversed(x.shape), strict=False)
             if weight.ndim > x.ndim or any(own not in (1, want) for own, want in pairs):
