@@ -72,6 +72,11 @@ class Residual(Composed):
         return self.part.dim
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """That of a part."""
+        return self.part.tile
+
+    @property
     def exact_search(self) -> bool:
         """False for more than one stage: the search is a beam."""
         return self.count == 1 and self.part.exact_search

@@ -254,7 +254,8 @@ class Trellis(Codebook):
         """Codes ``(n, steps)`` uint8, checked before they are narrowed."""
         if codes.is_floating_point():
             raise ValueError(f"{self.spec}: expected integer codes, got {codes.dtype}")
-        if codes.dtype != torch.uint8 and codes.numel():
+        traced = torch.compiler.is_compiling()
+        if codes.dtype != torch.uint8 and codes.numel() and not traced:
             low, high = (int(v) for v in torch.aminmax(codes))
             if low < 0 or high >> self.step_bits:
                 raise ValueError(

@@ -13,6 +13,36 @@ from torch import Tensor
 
 from vq.kernels import dispatch
 from vq.kernels import trellis_reference as reference
+from vq.kernels.trellis_native import (
+    decode_cpu as _decode_cpu,
+)
+from vq.kernels.trellis_native import (
+    decode_fake as _decode_fake,
+)
+from vq.kernels.trellis_native import (
+    encode_cpu as _encode_cpu,
+)
+from vq.kernels.trellis_native import (
+    encode_fake as _encode_fake,
+)
+from vq.kernels.trellis_native import (
+    encode_weighted_cpu as _encode_weighted_cpu,
+)
+from vq.kernels.trellis_native import (
+    encode_weighted_fake as _encode_weighted_fake,
+)
+from vq.kernels.trellis_native import (
+    pack_cpu as _pack_cpu,
+)
+from vq.kernels.trellis_native import (
+    pack_fake as _pack_fake,
+)
+from vq.kernels.trellis_native import (
+    unpack_cpu as _unpack_cpu,
+)
+from vq.kernels.trellis_native import (
+    unpack_fake as _unpack_fake,
+)
 from vq.kernels.trellis_reference import trellis_states
 
 __all__ = [
@@ -196,112 +226,6 @@ def _check_codes(name: str, codes: Tensor, step_bits: int) -> None:
             f"{name}: expected codes below {1 << step_bits} for step_bits={step_bits}, got "
             f"{int(codes.max())}"
         )
-
-
-def _encode_fake(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1] // table.shape[1]), dtype=torch.uint8)
-
-
-def _encode_cpu(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
-    module = dispatch.native()
-    assert module is not None
-    x, table = x.contiguous(), table.contiguous()
-    codes = _encode_fake(x, table, step_bits, memory)
-    module.trellis_encode(
-        x.data_ptr(),
-        x.shape[0],
-        table.data_ptr(),
-        memory,
-        step_bits,
-        table.shape[1],
-        codes.shape[1],
-        codes.data_ptr(),
-        dispatch.threads(),
-    )
-    return codes
-
-
-def _encode_weighted_fake(
-    x: Tensor, weight: Tensor, table: Tensor, step_bits: int, memory: int
-) -> Tensor:
-    return _encode_fake(x, table, step_bits, memory)
-
-
-def _encode_weighted_cpu(
-    x: Tensor, weight: Tensor, table: Tensor, step_bits: int, memory: int
-) -> Tensor:
-    module = dispatch.native()
-    assert module is not None
-    x, weight, table = x.contiguous(), weight.contiguous(), table.contiguous()
-    codes = _encode_fake(x, table, step_bits, memory)
-    module.trellis_encode_weighted(
-        x.data_ptr(),
-        weight.data_ptr(),
-        x.shape[0],
-        table.data_ptr(),
-        memory,
-        step_bits,
-        table.shape[1],
-        codes.shape[1],
-        codes.data_ptr(),
-        dispatch.threads(),
-    )
-    return codes
-
-
-def _decode_fake(codes: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
-    return table.new_empty((codes.shape[0], codes.shape[1] * table.shape[1]))
-
-
-def _decode_cpu(codes: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
-    module = dispatch.native()
-    assert module is not None
-    codes, table = codes.contiguous(), table.contiguous()
-    values = _decode_fake(codes, table, step_bits, memory)
-    module.trellis_decode(
-        codes.data_ptr(),
-        codes.shape[0],
-        table.data_ptr(),
-        memory,
-        step_bits,
-        table.shape[1],
-        codes.shape[1],
-        values.data_ptr(),
-        dispatch.threads(),
-    )
-    return values
-
-
-def _pack_fake(codes: Tensor, step_bits: int) -> Tensor:
-    return codes.new_empty((codes.shape[0], codes.shape[1] * step_bits // 8))
-
-
-def _pack_cpu(codes: Tensor, step_bits: int) -> Tensor:
-    module = dispatch.native()
-    assert module is not None
-    codes = codes.contiguous()
-    stream = _pack_fake(codes, step_bits)
-    n, steps = codes.shape
-    module.trellis_pack(
-        codes.data_ptr(), n, steps, step_bits, stream.data_ptr(), dispatch.threads()
-    )
-    return stream
-
-
-def _unpack_fake(stream: Tensor, step_bits: int) -> Tensor:
-    return stream.new_empty((stream.shape[0], stream.shape[1] * 8 // step_bits))
-
-
-def _unpack_cpu(stream: Tensor, step_bits: int) -> Tensor:
-    module = dispatch.native()
-    assert module is not None
-    stream = stream.contiguous()
-    codes = _unpack_fake(stream, step_bits)
-    n, steps = codes.shape
-    module.trellis_unpack(
-        stream.data_ptr(), n, steps, step_bits, codes.data_ptr(), dispatch.threads()
-    )
-    return codes
 
 
 _ENCODE = dispatch.declare(
