@@ -78,6 +78,11 @@ class Codebook(nn.Module, abc.ABC):
         return None
 
     @property
+    def leftover(self) -> float | None:
+        """Scale that best brings what this codebook leaves of N(0, 1) back to the codebook's own units, where known."""
+        return None if self.distortion is None else self.distortion**0.5
+
+    @property
     def table_entries(self) -> int:
         """Rows of the largest table that ``fit`` learns: what the number of training vectors is measured by."""
         return self.entries or 0
