@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from vq.codebooks.trellis_fit import sums_of_states
 
 BITS = 2  # rate that the rows are trained at
 MEMORIES = range(6, 17)
-SCALES = (0.86, 0.91, 0.96, 1.01, 1.06, 1.11, 1.16, 1.21, 1.26, 1.31)
+SCALES = tuple(round(0.66 + 0.05 * i, 2) for i in range(18))
 RATES = {
     "hybrid": (1, 1.5, 2, 2.5, 3, 3.5, 4),
     **dict.fromkeys(COMPUTED, (1, 2, 3, 4, 5, 6, 7, 8)),
@@ -140,7 +141,9 @@ def main() -> None:
             "codes": {code: figures(code) for code in RATES},
         }
         path = args.out / FIGURES_FILE
-        text = json.dumps(data, indent=1).replace("\n    ", " ").replace("\n   ]", "]")
+        text = re.sub(
+            r"\[\s+([^\[\]]+?),\s+([^\[\]]+?)\s+\]", r"[\1, \2]", json.dumps(data, indent=1)
+        )
         path.with_suffix(".part").write_text(text + "\n")
         path.with_suffix(".part").replace(path)
         return

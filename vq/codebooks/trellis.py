@@ -154,9 +154,9 @@ class Trellis(Codebook):
 
     @property
     def leftover(self) -> float | None:
-        """A little more than the root mean square of the error, whose tails are longer than a Gaussian's."""
+        """More than the root mean square of the error, most at high rates: its tails are longer than a Gaussian's."""
         plain = super().leftover
-        return None if plain is None else 1.05 * plain
+        return None if plain is None else (1 + 0.05 * max(1.0, self.bits - 1)) * plain
 
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Codes ``(*batch, 256 / symbols)`` uint8 of the nearest path.
