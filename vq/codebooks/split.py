@@ -127,7 +127,7 @@ class Split(Codebook):
             weights = list(self._share(weight.expand(x.shape)))
         found = []
         for part, piece, own in zip(self._each(), self._share(x), weights, strict=True):
-            codes = part.encode(piece, own).reshape(*x.shape[:-1], -1)
+            codes = part.encode(piece, own).reshape(*x.shape[:-1], part.codes_per_vector)
             found.append(_regroup(codes, part.code_bits, self._width))
         return torch.cat(found, dim=-1)
 
@@ -139,7 +139,7 @@ class Split(Codebook):
         for part, piece in zip(self._each(), pieces, strict=True):
             own = _regroup(piece, self._width, part.code_bits)
             found = part.decode(own.reshape(*batch, *part.codes_shape))
-            values.append(found.reshape(*batch, rows, -1))
+            values.append(found.reshape(*batch, rows, part.dim // rows))
         return torch.cat(values, dim=-1).reshape(*batch, self.dim)
 
     def fit(
@@ -175,7 +175,7 @@ class Split(Codebook):
     def _share(self, x: Tensor) -> list[Tensor]:
         """Each part's columns of tiles ``(*batch, dim)``, as vectors ``(*batch, dim of the part)``."""
         tiles = x.reshape(*x.shape[:-1], *self.tile).split(self._columns, dim=-1)
-        return [tile.reshape(*x.shape[:-1], -1) for tile in tiles]
+        return [tile.reshape(*x.shape[:-1], self.tile[0] * tile.shape[-1]) for tile in tiles]
 
 
 def _regroup(codes: Tensor, width: int, wanted: int) -> Tensor:

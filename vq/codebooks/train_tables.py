@@ -63,8 +63,11 @@ class Plan:
 
 PLANS = (
     Plan(2, 6),
+    Plan(2, 7),
     Plan(2, 8),
+    Plan(2, 9),
     Plan(2, 10),
+    Plan(2, 11),
     Plan(1, 12),
     Plan(1.5, 12),
     Plan(2, 12),
@@ -73,7 +76,9 @@ PLANS = (
     Plan(3.5, 12),
     Plan(4, 12),
     Plan(5, 12),
+    Plan(2, 13, count=3000, draws=1000, iterations=30),
     Plan(2, 14, count=3000, draws=1000, iterations=30),
+    Plan(2, 15, count=2400, draws=400, iterations=16, held_out=1000),
     Plan(2, 16, count=2400, draws=400, iterations=16, held_out=1000),
 )
 
