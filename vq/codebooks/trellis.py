@@ -287,7 +287,7 @@ def _check_rate(bits: float, memory: int, symbols: int | None, code: str) -> flo
     if step_bits != int(step_bits) or not 1 <= step_bits <= 8:
         raise ValueError(
             f"trellis: bits * symbols must be a whole number from 1 to 8, got bits={bits}, "
-            f"symbols={count}"
+            f"symbols={count}; split makes quarter bits of two codebooks, residual stacks them to 8"
         )
     if not isinstance(memory, int) or not step_bits < memory <= 16:
         raise ValueError(
