@@ -24,6 +24,7 @@ from vq.codebooks.spec import Spec
 from vq.codebooks.split import Split
 from vq.codebooks.ternary import Binary, Ternary
 from vq.codebooks.trellis import Trellis
+from vq.kernels.layouts import pack_rows, unpack_rows
 
 __all__ = [
     "BSQ",
@@ -60,5 +61,7 @@ __all__ = [
     "Uniform",
     "Zn",
     "build",
+    "pack_rows",
     "register",
+    "unpack_rows",
 ]
