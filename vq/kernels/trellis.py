@@ -233,6 +233,7 @@ _ENCODE = dispatch.declare(
     fake=_encode_fake,
     reference=reference.encode,
     cpu=_encode_cpu,
+    triton="vq.kernels.triton.viterbi:encode",
 )
 _ENCODE_WEIGHTED = dispatch.declare(
     "trellis_encode_weighted(Tensor x, Tensor weight, Tensor table, int step_bits, int memory) -> Tensor",
