@@ -188,7 +188,7 @@ def mean_square(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
 
 
 def check_features(name: str, x: Tensor, dim: int, needed: int) -> Tensor:
-    """x as float32, or ValueError unless it is finite ``(n, dim)`` with n at least ``needed``."""
+    """X as float32, or ValueError unless it is finite ``(n, dim)`` with n at least ``needed``."""
     check_input(name, x, dim)
     if x.ndim != 2 or len(x) < needed:
         raise ValueError(
