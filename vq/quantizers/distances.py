@@ -44,10 +44,3 @@ def distances(points: Tensor, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tens
     """
     found: tuple[Tensor, Tensor, Tensor] = _Distances.apply(points, rows, valid)
     return found
-
-
-def mean_square(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the valid rows, and over coordinates, of ``(a - b)²``; zero where no row is valid."""
-    squares = (a - b).square().mean(1)
-    squares = torch.where(valid, squares, squares.new_zeros(()))
-    return squares.sum() / valid.sum().clamp_min(1)

@@ -13,10 +13,9 @@ from vq.codebooks.kmeans import KMeans
 from vq.codebooks.nearest import nearest
 from vq.codebooks.registry import build
 from vq.codebooks.spec import Spec
-from vq.quantizers.distances import mean_square
 from vq.quantizers.registry import register
 from vq.quantizers.soft_indices import index_backprop, soft_entropies
-from vq.quantizers.table import TableQuantizer, check_features
+from vq.quantizers.table import TableQuantizer, check_features, mean_square
 
 
 @register("ibq")

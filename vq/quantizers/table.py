@@ -186,6 +186,13 @@ class TableQuantizer(Quantizer):
         return super()._apply(same_type, recurse)
 
 
+def mean_square(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid rows, and over coordinates, of ``(a - b)²``; zero where no row is valid."""
+    squares = (a - b).square().mean(1)
+    squares = torch.where(valid, squares, squares.new_zeros(()))
+    return squares.sum() / valid.sum().clamp_min(1)
+
+
 def check_features(name: str, x: Tensor, dim: int, needed: int) -> Tensor:
     """X as float32, or ValueError unless it is finite ``(n, dim)`` with n at least ``needed``."""
     check_input(name, x, dim)
