@@ -43,7 +43,7 @@ CASES += [
 VQ = {"kind": "vq", "codebook": KMEANS}
 FSQ6 = {"kind": "fsq", "levels": [5, 5, 5], "dim": 6, "normalise": True}
 CASES += [
-    ("residual", {"of": VQ, "stages": 3, "dropout": 0.5}),
+    ("residual", {"of": VQ, "stages": 2, "dropout": 0.5}),
     (
         "residual",
         {"of": [VQ, FSQ6, {"kind": "fixed", "codebook": "dn(dim=3, bits=2, step=1)", "dim": 6}]},
@@ -58,7 +58,7 @@ CASES += [
         },
     ),
     ("grouped", {"of": [VQ, {"kind": "residual", "of": VQ, "stages": 2, "dropout": 1.0}]}),
-    ("multiscale", {"of": VQ, "strides": [4, 2, 1], "dropout": 0.5}),
+    ("multiscale", {"of": VQ, "strides": [3, 1], "dropout": 0.5}),
     ("multiscale", {"of": [FSQ6, {"kind": "residual", "of": VQ, "stages": 2}], "strides": [3, 1]}),
     ("factorized", {"of": VQ, "dim": 7, "heads": 2}),
     ("factorized", {"of": [VQ, FSQ6], "dim": 8, "hidden": 12, "teachers": [None, 5]}),
