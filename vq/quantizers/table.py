@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vq.codebooks.nearest import nearest
-from vq.quantizers.base import Quantized, Quantizer, check_codes, check_input
+from vq.quantizers.base import Quantized, check_codes, check_input
+from vq.quantizers.compose import Composable
 from vq.quantizers.distances import distances
 from vq.quantizers.projection import Projection
 from vq.quantizers.usage import BatchUse, count_use, use_stats
 
 
-class TableQuantizer(Quantizer):
+class TableQuantizer(Composable):
     """One index a vector into a table of ``entries`` rows, with learned linear maps around it where dimensions differ.
 
     A vector with NaN or infinity, or whose squared length overflows, counts as masked: code -1, value zero, no
@@ -86,12 +85,8 @@ class TableQuantizer(Quantizer):
 
     # The contract.
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize ``(*batch, dim)``; see ``Quantizer``.
-
-        Raises:
-            ValueError: for a wrong last dimension, a mask of another shape, or a quantizer that is not ready.
-        """
+    def run(self, x: Tensor, through: Tensor, mask: Tensor | None = None) -> Quantized:
+        """As ``forward``, with gradients in two lanes; see ``Composable``."""
         check_input(self.kind, x, self.dim, mask)
         self._check_ready()
         with torch.autocast(x.device.type, enabled=False):
@@ -110,6 +105,8 @@ class TableQuantizer(Quantizer):
             stats = {**use_stats(use), "nonfinite": nonfinite, "distance": commitment.detach()}
             if self.training:
                 stats.update(self._collect(points.detach(), away, codes, valid, use))
+            if through is not x:
+                passed = self._pass(self._prepare(through, mask)[0], rows, codes, valid)
             values = self._out(passed, valid)
             codes = torch.where(valid, codes, torch.full_like(codes, -1))
         shape = x.shape[:-1]
@@ -171,19 +168,6 @@ class TableQuantizer(Quantizer):
         valid = finite & wanted
         flat = torch.where(valid[:, None], flat, flat.new_zeros(()))  # NaN * 0 would be NaN
         return self._points(self.projection.down(flat)), valid, (wanted & ~finite).sum()
-
-    def _check_ready(self) -> None:
-        if not torch.compiler.is_compiling() and not self.ready:
-            raise ValueError(f"{self.kind}: not ready; call start(features) or load a checkpoint")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to another device, but never to another floating-point type."""
-
-        def same_type(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(same_type, recurse)
 
 
 def mean_square(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
