@@ -97,6 +97,11 @@ class TrainReport:
     overfit: float | None = None
 
     @property
+    def finished(self) -> bool:
+        """Whether the last step was done."""
+        return self.step >= self.steps
+
+    @property
     def passed(self) -> bool:
         """False if items were to be learnt by heart and were not."""
         return self.overfit is None or self.overfit <= PASS
