@@ -3,7 +3,6 @@ import itertools
 import pytest
 import torch
 
-from vq.kernels import dispatch
 from vq.kernels.beam import _reference, beam_search
 from vq.kernels.search import nearest
 
@@ -32,20 +31,6 @@ def cost(x, tables, codes, weight=None):
     return (square if weight is None else weight * square).sum(1)
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def instructions(request):
-    native = dispatch.native()
-    if native is None:
-        pytest.skip("no compiled kernels")
-    before = native.isa()
-    try:
-        native.set_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.set_isa(before)
-
-
 def plain_beam(x, tables, beam, weight):
     """The definition, one point at a time in float64: all extensions, sorted by their own error."""
     found = []
@@ -66,7 +51,7 @@ def plain_beam(x, tables, beam, weight):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("beam", [1, 4, 20])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_every_instruction_set_keeps_the_definition(instructions, shape, beam, weighted):
+def test_every_instruction_set_keeps_the_definition(isa, shape, beam, weighted):
     x, tables, weight = problem(*shape)
     x, weight = x[:25], (weight[:25] if weighted else None)
     codes = beam_search(x, tables, weight, beam)
@@ -82,7 +67,7 @@ def test_every_instruction_set_keeps_the_definition(instructions, shape, beam, w
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_beam_as_wide_as_the_table_is_exhaustive(instructions, weighted):
+def test_a_beam_as_wide_as_the_table_is_exhaustive(isa, weighted):
     x, tables, weight = problem(60, 5, 2, 12)
     weight = weight if weighted else None
     sums = (tables[0][:, None] + tables[1]).reshape(-1, 5)
@@ -92,7 +77,7 @@ def test_a_beam_as_wide_as_the_table_is_exhaustive(instructions, weighted):
     torch.testing.assert_close(got.float(), best, rtol=1e-4, atol=1e-5)
 
 
-def test_ties_go_to_the_earlier_parent_and_the_lower_index(instructions):
+def test_ties_go_to_the_earlier_parent_and_the_lower_index(isa):
     x = torch.ones(3, 4)
     tables = torch.zeros(3, 40, 4)
     assert beam_search(x, tables, None, 5).tolist() == [[0, 0, 0]] * 3
@@ -100,7 +85,7 @@ def test_ties_go_to_the_earlier_parent_and_the_lower_index(instructions):
     assert beam_search(x, tables, None, 5).tolist() == [[0, 7, 0]] * 3
 
 
-def test_huge_numbers_give_valid_codes(instructions):
+def test_huge_numbers_give_valid_codes(isa):
     x, tables, _ = problem(5, 3, 3, 7)
     x[1::2] = 3e38
     codes = beam_search(x, tables, None, 4)

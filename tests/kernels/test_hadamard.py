@@ -2,25 +2,9 @@ import pytest
 import torch
 
 from vq.kernels import layouts
-from vq.kernels.dispatch import native
 from vq.kernels.hadamard import blocks_of, hadamard, reference
 
 WIDTHS = [1, 2, 5, 8, 16, 24, 63, 64, 100, 192, 576, 577, 1536, 4096]
-ISAS = ["portable", "avx2", "avx512"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    module = native()
-    if module is None:
-        pytest.skip("no compiled kernels")
-    before = module.isa()
-    try:
-        module.set_isa(request.param)
-    except ValueError:
-        pytest.skip(f"this CPU cannot run {request.param}")
-    yield request.param
-    module.set_isa(before)
 
 
 def sylvester(n):

@@ -5,22 +5,8 @@ import pytest
 import torch
 
 from vq.codebooks.lattice_e8p import search_tables
-from vq.kernels import dispatch, golay, lattice, lattice_reference
+from vq.kernels import golay, lattice, lattice_reference
 from vq.kernels.e8p_reference import e8p_search
-
-
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def instructions(request):
-    native = dispatch.native()
-    if native is None:
-        pytest.skip("no compiled kernels")
-    before = native.isa()
-    try:
-        native.set_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.set_isa(before)
 
 
 def numbers(*shape, scale=1.0, seed=0):
@@ -93,7 +79,7 @@ def test_leech_points_are_nearest(x):
     assert torch.allclose(distance, by_cosets(x.double()), rtol=1e-6, atol=1e-4)
 
 
-def test_every_instruction_set_gives_the_reference_bit_for_bit(instructions):
+def test_every_instruction_set_gives_the_reference_bit_for_bit(isa):
     for x in (numbers(1001, 24, scale=12), ties(700, 24, step=0.5)):
         assert torch.equal(lattice.nearest_leech(x), lattice_reference.nearest_leech(x))
         wanted = 1.3 * x

@@ -15,20 +15,6 @@ ISAS = ["portable", "avx2", "avx512"]
 BOUNDS = {"float": 2e-6, "int15": 1e-3, "int8": 2e-2}  # relative to dense, in the root mean square
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    module = native()
-    if module is None:
-        pytest.skip("no compiled kernels")
-    before = module.isa()
-    try:
-        module.set_isa(request.param)
-    except ValueError:
-        pytest.skip(f"this CPU cannot run {request.param}")
-    yield request.param
-    module.set_isa(before)
-
-
 @pytest.fixture
 def two_threads():
     before = torch.get_num_threads()

@@ -15,3 +15,11 @@ CASES += [
     ("vq", {"codebook": KMEANS, "dim": 10, "lookup": "cosine"}),
     ("vq", {"codebook": KMEANS, "dim": 3, "lookup": "angle", "learn": "gradient", "revival": 0}),
 ]
+SIMVQ = "simvq(dim=6, entries=32)"
+CASES += [
+    ("simvq", {"codebook": SIMVQ}),
+    ("simvq", {"codebook": SIMVQ, "dim": 10, "estimator": "rotation"}),
+    ("simvq", {"codebook": f"frozen(of={KMEANS}, dim=6)"}),
+    ("ibq", {"codebook": KMEANS}),
+    ("ibq", {"codebook": KMEANS, "dim": 10, "entropy": 0.05, "entropy_temperature": 0.5}),
+]

@@ -152,10 +152,10 @@ def test_what_is_masked_does_not_matter(layer):
     hidden[0, 0], mask[0, 0] = torch.inf, False
     for mode in (True, False):
         found = []
-        for own in (x, hidden):
+        for content in (x, hidden):
             one = copy.deepcopy(layer).train(mode)
             torch.manual_seed(0)
-            own = own.clone().requires_grad_()
+            own = content.clone().requires_grad_()
             result = one(own, mask)
             (result.values.square().sum() + result.loss).backward()
             found.append((one, result, own.grad))

@@ -10,9 +10,13 @@ from typing import Any
 
 import torch
 
+_SHORTEST = 0.02  # seconds of one timing
+
 
 def medians(calls: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
     """Seconds of each call: the median of rounds in which every call has its turn, after one to warm up.
+
+    A call shorter than 20 milliseconds is repeated until they are full, and its mean taken.
 
     With one thread they are seconds of that thread's processor time, which other programs disturb least; with
     more, seconds by the clock.
@@ -21,10 +25,12 @@ def medians(calls: Mapping[str, Callable[[], Any]], rounds: int = 3) -> dict[str
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
-            begun = clock()
-            call()
+            begun, count = clock(), 0
+            while not count or clock() - begun < _SHORTEST:
+                call()
+                count += 1
             if turn:
-                times[name].append(clock() - begun)
+                times[name].append((clock() - begun) / count)
     return {name: statistics.median(own) for name, own in times.items()}
 
 

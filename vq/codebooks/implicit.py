@@ -5,6 +5,7 @@ No table of vectors exists; an index has one digit a dimension, the first dimens
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 
@@ -56,13 +57,13 @@ class Grid(Codebook):
         """``ceil(log2(entries))``."""
         return max(1, (self._entries - 1).bit_length())
 
+    @abc.abstractmethod
     def digits(self, x: Tensor) -> Tensor:
         """Nearest level of each coordinate: float ``(*batch, dim)`` to int64 of the same shape."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def values(self, digits: Tensor) -> Tensor:
         """What digits stand for: int64 ``(*batch, dim)`` to float32 of the same shape."""
-        raise NotImplementedError
 
     def indices(self, digits: Tensor) -> Tensor:
         """Index of each row of digits: ``(*batch, dim)`` to int64 ``(*batch,)``."""

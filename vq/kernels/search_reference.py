@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor
 
 _ENTRIES = 4096  # codewords of a tile
-_SCORES = 1 << 20  # of a tile: 4 MiB, which stay in cache
-_SHORT = 48  # entries of a table that is searched column by column
+_SCORES = 1 << 18  # of a tile: 1 MiB, which stays in cache
+_SCORES_LONG = 1 << 20  # the same for long vectors, where the product takes longer than the search
+_LONG = 32  # coordinates from which a vector is long
+_SHORT = 64  # entries of a table that is searched with the points side by side
+_local = threading.local()
 
 
 def table_shift(table: Tensor) -> Tensor:
@@ -45,30 +50,75 @@ def find_in_tiles(
     keep = max(top, 2) if margin else top
     codes = torch.empty(len(x), top, dtype=torch.int32, device=x.device)
     margins = torch.full((len(x) if margin else 0,), float("inf"), device=x.device)
-    step = max(256, min(1 << 14, _SCORES // len(table)))
+    if len(table) <= _SHORT and keep == 1 and x.device.type == "cpu":
+        codes[:, 0] = torch.from_numpy(_find_in_few(x, weight, shift, columns.t(), bias))
+        return codes, margins
+    scores = _SCORES if len(columns) <= _LONG else _SCORES_LONG
+    entries = min(_ENTRIES, len(table))
+    step = max(64, min(1 << 14, scores // entries))
+    buffer = _scratch(x, step * entries)[: step * entries].view(step, entries)
     for start in range(0, len(x), step):
         part = slice(start, start + step)
-        points = shift - x[part]
-        if weight is not None:
-            own = weight.expand(x.shape)[part]
-            points = torch.cat([own * points, own], 1)
-        scores, found = _best_of_tiles(points, columns, bias, min(keep, len(table)))
+        points = _negated(x, weight, shift, part)
+        best, found = _best_of_tiles(points, columns, bias, min(keep, len(table)), buffer)
         codes[part] = found[:, :top]
         if margin and len(table) > 1:
-            margins[part] = 2 * (scores[:, 1] - scores[:, 0])
+            margins[part] = 2 * (best[:, 1] - best[:, 0])
     return codes, margins
 
 
-def _best_of_tiles(
-    points: Tensor, columns: Tensor, bias: Tensor, keep: int
-) -> tuple[Tensor, Tensor]:
-    """Scores and indices ``(points, keep)`` of the smallest ``bias + points @ columns``."""
+def _scratch(like: Tensor, count: int) -> Tensor:
+    """At least ``count`` numbers to overwrite; a thread keeps up to 4 MiB, for fresh pages cost as much as a search."""
+    if like.device.type != "cpu" or count > _SCORES_LONG:
+        return like.new_empty(count)
+    kept: Tensor | None = getattr(_local, "scratch", None)
+    if kept is None or len(kept) < count:
+        kept = _local.scratch = torch.empty(count)
+    return kept
+
+
+def _negated(x: Tensor, weight: Tensor | None, shift: Tensor, part: slice) -> Tensor:
+    """What is multiplied with the table: minus the points, or ``[-weight x, weight]`` with weights."""
+    points = shift - x[part]
+    if weight is None:
+        return points
+    own = weight.expand(x.shape)[part]
+    return torch.cat([own * points, own], 1)
+
+
+def _find_in_few(
+    x: Tensor, weight: Tensor | None, shift: Tensor, rows: Tensor, bias: Tensor
+) -> np.ndarray:
+    """Indices ``(n,)`` in a short table: a call a point costs more than the search, so points lie side by side.
+
+    The lowest index among equals is the largest of ``entries - index`` where the score is the smallest.
+    """
     entries = len(bias)
-    buffer = points.new_empty(len(points), min(_ENTRIES, entries))
+    falling = np.arange(entries, 0, -1, dtype=np.uint8)[:, None]
+    found = np.empty(len(x), dtype=np.uint8)
+    step = max(64, _SCORES // entries)
+    buffer = _scratch(x, entries * step)
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        points = _negated(x, weight, shift, part)
+        scores = buffer[: entries * len(points)].view(entries, len(points))
+        torch.addmm(bias[:, None], rows, points.t(), out=scores)
+        array = scores.numpy()
+        first = (array == array.min(0)).view(np.uint8)
+        first *= falling
+        first.max(0, out=found[part])
+    return entries - found.astype(np.int32)
+
+
+def _best_of_tiles(
+    points: Tensor, columns: Tensor, bias: Tensor, keep: int, buffer: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores and indices ``(points, keep)`` of the smallest ``bias + points @ columns``; buffer holds a tile."""
+    entries = len(bias)
     best = found = None
     for start in range(0, entries, _ENTRIES):
         end = min(start + _ENTRIES, entries)
-        scores = buffer[:, : end - start]
+        scores = buffer[: len(points), : end - start]
         torch.addmm(bias[start:end], points, columns[:, start:end], out=scores)
         values, index = _smallest(scores, min(keep, end - start))
         if best is None or found is None:
@@ -83,8 +133,6 @@ def _best_of_tiles(
 
 def _smallest(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """The smallest of every row and where, ``(points, keep)``; the lowest index among equals. Overwrites scores."""
-    if scores.shape[1] <= _SHORT and keep == 1:
-        return _smallest_of_few(scores)
     values, places = [], []
     for turn in range(keep):
         if scores.device.type == "cpu":  # torch's own argmin is an order of magnitude slower
@@ -96,16 +144,3 @@ def _smallest(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         if turn + 1 < keep:
             scores.scatter_(1, index, float("inf"))
     return torch.cat(values, 1), torch.cat(places, 1)
-
-
-def _smallest_of_few(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Column by column: for short rows a call a row costs more than the search."""
-    columns = scores.t().contiguous()
-    best, index = (
-        columns[0].clone(),
-        torch.zeros(len(scores), dtype=torch.long, device=scores.device),
-    )
-    for k in range(1, len(columns)):
-        index.masked_fill_(columns[k] < best, k)
-        torch.minimum(best, columns[k], out=best)
-    return best[:, None], index[:, None]

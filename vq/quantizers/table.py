@@ -55,8 +55,10 @@ class TableQuantizer(Quantizer):
         """Values ``(n, inner)`` of codes, differentiable in what is learned; the bits are those of ``decode``."""
 
     @abc.abstractmethod
-    def _losses(self, points: Tensor, rows: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Losses of points ``(n, inner)`` and the rows that stand for them."""
+    def _losses(
+        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of points ``(n, inner)``, the rows that stand for them, and what ``_pass`` made of both."""
 
     @abc.abstractmethod
     def _weights(self) -> dict[str, float]:
@@ -100,13 +102,14 @@ class TableQuantizer(Quantizer):
             table = self._table()
             codes = self._find(points.detach(), table)
             rows = self._rows(codes, table)
+            passed = self._pass(points, rows, codes)
+            losses = self._losses(points, rows, passed, valid)
             use = count_use(codes, valid, self.entries, everywhere=self.training)
             stats = {**use_stats(use), "nonfinite": nonfinite}
-            losses = self._losses(points, rows, valid)
             stats["distance"] = mean_square(points.detach(), rows.detach(), valid)
             if self.training:
                 stats.update(self._collect(points.detach(), codes, valid, use))
-            values = self.projection.up(self._pass(points, rows, codes))
+            values = self.projection.up(passed)
             values = torch.where(valid[:, None], values, values.new_zeros(()))
             codes = torch.where(valid, codes, torch.full_like(codes, -1))
         shape = x.shape[:-1]

@@ -180,7 +180,9 @@ class VectorQuantizer(TableQuantizer):
     def _pass(self, points: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
         return self._estimate(points, rows.detach())
 
-    def _losses(self, points: Tensor, rows: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    def _losses(
+        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
         losses = {"commitment": mean_square(points, rows.detach(), valid)}
         if self.learn == "gradient":
             losses["codebook"] = mean_square(points.detach(), rows, valid)
