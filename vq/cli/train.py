@@ -186,9 +186,13 @@ def _rows(report: TrainReport) -> list[tuple[str, str]]:
         "codebook/perplexity": ("perplexity", "{:.0f}"),
         "codebook/effective_rank": ("effective rank", "{:.1f}"),
     }
-    rows += [(name, form.format(values[key])) for key, (name, form) in names.items() if key in values]
+    rows += [
+        (name, form.format(values[key])) for key, (name, form) in names.items() if key in values
+    ]
     if report.overfit is not None:
-        verdict = "learnt by heart" if report.passed else "NOT learnt; the model or its rate is wrong"
+        verdict = (
+            "learnt by heart" if report.passed else "NOT learnt; the model or its rate is wrong"
+        )
         rows.append(("loss / constant's", f"{report.overfit:.3f} ({verdict})"))
     rows.append(("seconds", f"{report.seconds:.1f}"))
     if report.model is None:

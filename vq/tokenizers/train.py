@@ -222,7 +222,7 @@ def _fit(
             accelerator=options.accelerator,
             devices=options.devices,
             strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
-            precision=module.recipe.precision,
+            precision=module.recipe.precision,  # type: ignore[arg-type]  # a Literal; the recipe says what is wrong
             max_epochs=-1,
             limit_val_batches=0,
             num_sanity_val_steps=0,
