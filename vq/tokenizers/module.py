@@ -22,8 +22,9 @@ _LEAST_BACKOFF = 2.0**-10
 class TokenizerModule(lightning.LightningModule):
     """Phases by fractions of the run: autoencoder warm-up, the quantizer on the warmed-up features, optionally a GAN.
 
-    ``step`` counts batches; in callbacks' ``on_train_batch_end`` those that are done. Lightning's ``global_step`` counts
-    calls of optimizers, two a batch with a GAN; nothing here reads it. Random draws of a step depend on the seed and the step alone, so that a resumed run repeats them.
+    ``step`` counts batches; in callbacks' ``on_train_batch_end`` those that are done. Lightning's ``global_step``
+    counts calls of optimizers, two a batch with a GAN; nothing here reads it. Random draws of a step depend on the seed
+    and the step alone, so that a resumed run repeats them.
 
     A step whose features or gradients are not finite changes no weight, halves the learning rate for a while, and
     counts; ``recipe.patience`` of them in a row end the run.
