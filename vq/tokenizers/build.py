@@ -71,8 +71,9 @@ def _rate(recipe: Recipe) -> int | None:
 
 
 def build_loss(recipe: Recipe) -> ReconstructionLoss:
-    """The reconstruction loss: each key of ``loss`` is a part, its value a weight (0 drops it) or a map of
-    ``weight`` and options.
+    """The reconstruction loss of a recipe.
+
+    Each key of ``loss`` is a part, its value a weight (0 drops it) or a map of ``weight`` and options.
 
     Raises:
         VqError: for parts or options that do not exist.

@@ -14,7 +14,10 @@ from vq.errors import VqError
 DEFAULTS = {"image": "image-f4", "audio": "speech-16k"}
 OFF = "none"  # as quantizer: an autoencoder, the upper bound of every comparison
 _NEEDED = {"quantizer": "kind", "backbone": "name"}
-_CHOICES = ("kind", "name")  # they say which other keys make sense; where one changes, the others start afresh
+_CHOICES = (
+    "kind",
+    "name",
+)  # they say which other keys make sense; where one changes, the others start afresh
 _NESTED = ("backbone", "quantizer", "loss", "gan")
 
 
