@@ -244,7 +244,7 @@ def test_what_add_refuses(tmp_path):
         for gain in (0.0, float("nan")):
             with pytest.raises(ValueError, match="gain"):
                 writer.add("b", codes_of(0), (5,), gain)
-        with pytest.raises(ValueError, match=r"codes\[1\]"):
+        with pytest.raises(ValueError, match=r"codes\["):
             writer.add("b", codes_of(0) + 900, (5,))
     assert TokenReader(tmp_path).keys() == ["a"]
     with pytest.raises(ValueError, match="shard_bytes"):
