@@ -175,11 +175,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         before = merged.get(key)
-        nested = isinstance(value, Mapping) and isinstance(before, Mapping) and value
-        if nested and not any(value.get(k, before.get(k)) != before.get(k) for k in _CHOICES):
-            merged[key] = merge(before, value)
-        else:
-            merged[key] = value
+        merged[key] = value
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and value:
+            if all(
+                value.get(choice, before.get(choice)) == before.get(choice) for choice in _CHOICES
+            ):
+                merged[key] = merge(before, value)
     return merged
 
 

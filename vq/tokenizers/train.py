@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vq.errors import VqError
 from vq.tokenizers.adversary import build_adversary
-from vq.tokenizers.build import budget, build_loss, build_tokenizer, quality_of
+from vq.tokenizers.build import build_loss, build_tokenizer, describe, quality_of
 from vq.tokenizers.callbacks import Keeper, Report, Validation, reconstruct
 from vq.tokenizers.data import Fixed, Pieces, Steps, mix
 from vq.tokenizers.metrics_file import MetricsFile
@@ -131,8 +131,7 @@ def train(
     source = inspect(data, recipe)
     folder = RunFolder(out)
     module = make_module(recipe, source, options)
-    for name, value in [*source.rows, *budget(module.tokenizer, recipe)]:
-        _tell(options, f"{name:<16} {value}")
+    _tell(options, describe(module.tokenizer, recipe, source.folder))
     folder.open(_settings(recipe, source, options), fresh=options.fresh)
     report = _callbacks(module, folder, source, options)
     if folder.last_step < recipe.steps:
