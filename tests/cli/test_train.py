@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -108,3 +112,31 @@ def test_default_folder_of_a_run(photos, tmp_path, monkeypatch):
 def test_the_command_is_listed(capsys):
     assert main([]) == 2
     assert "train an image or audio tokenizer" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains_with_twice_the_batch(photos, tmp_path):
+    """The codes are those of one process: losses, gradients and codebook statistics are shared."""
+    tokenizers = []
+    for name, devices, batch in (("one", 1, 4), ("two", 2, 2)):
+        words = ["train", "image", "--data", str(photos), "--out", str(tmp_path / name), *TINY]
+        words += ["--steps", "6", "--threads", "1", "--devices", str(devices), f"batch={batch}"]
+        words += ["start_vectors=128", "--log-every", "2"]
+        found = subprocess.run(
+            [sys.executable, "-m", "vq", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.count("model hash") == 1
+        tokenizers.append(vq.Tokenizer.load(tmp_path / name / "model"))
+    one, two = (tokenizer.state_dict() for tokenizer in tokenizers)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key].float(), value.float(), atol=2e-3, rtol=2e-2, msg=key)
+    counted = []
+    for name in ("one", "two"):
+        with (tmp_path / name / "metrics.csv").open() as file:
+            counted.append([row["codebook/n_over_k"] for row in csv.DictReader(file)])
+    assert counted[0] == counted[1] and len(counted[0]) == 3 and counted[0][-1] == "4"

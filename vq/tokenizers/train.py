@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -131,8 +132,9 @@ def train(
     source = inspect(data, recipe)
     folder = RunFolder(out)
     module = make_module(recipe, source, options)
-    _tell(options, describe(module.tokenizer, recipe, source.folder))
-    folder.open(_settings(recipe, source, options), fresh=options.fresh)
+    if is_main_process():
+        _tell(options, describe(module.tokenizer, recipe, source.folder))
+        folder.open(_settings(recipe, source, options), fresh=options.fresh)
     report = _callbacks(module, folder, source, options)
     if folder.last_step < recipe.steps:
         _fit(module, folder, source, options, report)
@@ -286,7 +288,8 @@ def _finish(
     usable = module.tokenizer.quantizer is None or module.started
     model_hash = None
     if usable:
-        module.tokenizer.save(folder.model)
+        if is_main_process():
+            module.tokenizer.save(folder.model)
         model_hash = module.tokenizer.model_hash
     ratio = None
     values = dict(watchers.report.latest)
@@ -316,8 +319,13 @@ def _loss_ratio(module: TokenizerModule, items: Tensor) -> float:
     return loss / trivial if trivial > 0 else math.inf
 
 
+def is_main_process() -> bool:
+    """Whether this is the first process of a run; Lightning and torchrun number the others in the environment."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 def _tell(options: TrainOptions, text: str) -> None:
-    if options.show is not None:
+    if options.show is not None and is_main_process():
         options.show(text)
 
 
