@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,37 +13,11 @@ from vq.quantizers.base import Quantized, check_input
 from vq.quantizers.compose import Composable, check_finite, clean
 from vq.quantizers.compound import Part
 from vq.quantizers.grouped import GroupedQuantizer
-from vq.quantizers.projection import linear
+from vq.quantizers.perceptron import Perceptron
 from vq.quantizers.registry import register
 from vq.quantizers.table import check_features
 
 DISTANCES = ("cosine", "mse")
-
-
-class Perceptron(nn.Module):
-    """A linear map, or two with a ReLU between.
-
-    Args:
-        before: numbers in.
-        after: numbers out.
-        hidden: numbers between; 0 for a single map.
-        generator: of the weights, uniform in ±1/sqrt(numbers in).
-    """
-
-    def __init__(self, before: int, after: int, hidden: int, generator: torch.Generator) -> None:
-        super().__init__()
-        sizes = [before, hidden, after] if hidden else [before, after]
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for low, high in itertools.pairwise(sizes):
-            weight = torch.rand(high, low, generator=generator) * 2 - 1
-            self.weights.append(nn.Parameter(weight * low**-0.5))
-            self.biases.append(nn.Parameter(torch.zeros(high)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(n, before)`` to ``(n, after)``."""
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = linear(functional.relu(x) if i else x, weight, bias)
-        return x
 
 
 @register("factorized")

@@ -20,7 +20,7 @@ from vq.quantizers.table import check_features
 
 @register("multiscale")
 class MultiscaleQuantizer(Staged):
-    """Residual stages over sequences: stage s takes the mean of each block of ``strides[s]`` frames and repeats its value.
+    """Residual stages over sequences: stage s quantizes the mean of each block of ``strides[s]`` frames.
 
     The last batch axis is time: vectors are ``(*batch, time, dim)``; ``(dim,)`` is a single frame. Codes stand at full
     resolution, ``(*batch, time, stages, ...)``, the same for all frames of a block, and -1 where masked; a file stores
