@@ -18,7 +18,7 @@ import torch.distributed as dist
 from vq.quantizers import make
 
 torch.set_num_threads(1)
-rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rank, ranks, folder, compiled = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "True"
 if ranks > 1:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
 CONFIGS = [
@@ -32,7 +32,7 @@ for number, config in enumerate(CONFIGS):
     layer = make("vq", **config)
     if number == 3:
         layer.start(torch.randn(500, 6, generator=torch.Generator().manual_seed(0)))
-    if number == 0:
+    if compiled:
         layer = torch.compile(layer, fullgraph=True, backend="aot_eager")
     told = []
     for step in range(9):
@@ -52,14 +52,18 @@ torch.save(results, f"{folder}/rank{rank}of{ranks}.pt")
 """
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=[False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["plain", "compiled"],
+)
+def results(request, tmp_path_factory):
     """What one process, and each of two, came to."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", WORK, str(rank), str(ranks), str(folder)],
+            [sys.executable, "-c", WORK, str(rank), str(ranks), str(folder), str(request.param)],
             env=environment,
             cwd=folder,
             stderr=subprocess.PIPE,
