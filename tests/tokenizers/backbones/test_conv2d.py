@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from vq.tokenizers.backbones import make_backbone
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
+def test_factor_is_the_hop(factor):
+    backbone = make_backbone("conv2d", factor=factor, width=4, dim=3, seed=0)
+    assert backbone.hop == backbone.grain == (factor, factor)
+    z = backbone.encode(torch.zeros(2, 3, 2 * factor, 3 * factor))
+    assert z.shape == (2, 3, 2, 3)
+
+
+def test_widths_stop_at_four_times():
+    backbone = make_backbone("conv2d", factor=16, width=4, dim=3)
+    assert max(p.shape[0] for p in backbone.encoder.parameters()) == 16
+
+
+def test_context_of_the_default_by_hand():
+    """Factor 4, one block: conv3 + 2 conv3 at half resolution, conv4/2, 2 conv3 at a quarter.
+
+    From one position: two convolutions reach 2 quarters, the strided one 1 half pixel more on each side, the three at
+    half resolution 3 more: halves -8..9, pixels -16..19.
+    """
+    assert make_backbone("conv2d").context == ((4, 4), (4, 4))
+
+
+def test_it_learns():
+    """60 steps on smooth images beat the best constant image by far, on images not seen."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(96, 3, 4, 4, generator=generator)
+    images = functional.interpolate(images, size=(16, 16), mode="bicubic")
+    train, held_out = images[:64], images[64:]
+    backbone = make_backbone("conv2d", width=16, seed=0)
+    optimizer = torch.optim.Adam(backbone.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (backbone(train) - train).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        error = (backbone(held_out) - held_out).square().mean()
+    assert error < 0.2 * held_out.var()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"factor": 3}, "factor must be one of"),
+        ({"width": 0}, "width must be a whole number"),
+        ({"blocks": 1.5}, "blocks must be a whole number"),
+        ({"decoder_blocks": -1}, "decoder_blocks must be"),
+    ],
+)
+def test_values_out_of_range(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_backbone("conv2d", **config)

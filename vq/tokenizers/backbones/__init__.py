@@ -1,0 +1,7 @@
+"""Encoders and decoders: what stands before and after the quantizer of a tokenizer."""
+
+from vq.tokenizers.backbones.base import BACKBONES, Backbone, make_backbone, register_backbone
+from vq.tokenizers.backbones.conv2d import Conv2d
+from vq.tokenizers.backbones.seanet import SEANet
+
+__all__ = ["BACKBONES", "Backbone", "Conv2d", "SEANet", "make_backbone", "register_backbone"]
