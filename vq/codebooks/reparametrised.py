@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vq.codebooks.base import Codebook, check_vectors
 from vq.kernels.search import nearest
 
+_ROWS = 4096  # rows that are mapped at a time
+
 
 class Reparametrised(Codebook):
     """``table = basis @ map + offset`` with a frozen basis ``(entries, basis_dim)``.
@@ -50,8 +52,9 @@ class Reparametrised(Codebook):
     def table(self) -> Tensor:
         """All vectors ``(entries, dim)`` float32, without a gradient; computed in float64 and rounded once."""
         with torch.no_grad():
-            exact = self.basis_rows().double() @ self.map.double() + self.offset.double()
-            return exact.float()
+            matrix, offset = self.map.double(), self.offset.double()
+            parts = self.basis_rows().split(_ROWS)  # float64 of a part at a time
+            return torch.cat([torch.addmm(offset, part.double(), matrix).float() for part in parts])
 
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Index ``(*batch,)`` int32 of the nearest row under ``Σ_d weight_d (x_d - c_d)²``; the lowest among equals.
@@ -69,9 +72,15 @@ class Reparametrised(Codebook):
         """Rows ``(*batch, dim)`` of the table, without a gradient."""
         return self.table[codes.long()]
 
-    def gathered(self, codes: Tensor) -> Tensor:
-        """The same bits as ``decode``, differentiable in ``map`` and ``offset``."""
-        found: Tensor = _Gather.apply(self.map, self.offset, self.table, self.basis_rows(), codes)
+    def gathered(self, codes: Tensor, table: Tensor | None = None) -> Tensor:
+        """The same bits as ``decode``, differentiable in ``map`` and ``offset``.
+
+        Args:
+            codes: ``(*batch,)``.
+            table: ``self.table``, where it is at hand already.
+        """
+        table = self.table if table is None else table
+        found: Tensor = _Gather.apply(self.map, self.offset, table, self.basis_rows(), codes)
         return found
 
     def fit(

@@ -1,0 +1,203 @@
+"""What the quantizers over one table have in common."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vq.codebooks.nearest import nearest
+from vq.quantizers.base import Quantized, Quantizer, check_codes, check_input
+from vq.quantizers.projection import Projection
+from vq.quantizers.usage import BatchUse, count_use, use_stats
+
+
+class TableQuantizer(Quantizer):
+    """One index a vector into a table of ``entries`` rows, with learned linear maps around it where dimensions differ.
+
+    A vector that is NaN or infinite counts as masked: code -1, value zero, no gradient, nothing learned from it, and
+    ``stats["nonfinite"]`` tells how many there were. Parameters and buffers stay float32 whatever the module is cast
+    to.
+
+    Args:
+        dim: of the input.
+        inner: of the table.
+        entries: rows of the table.
+        seed: of the linear maps.
+    """
+
+    def __init__(self, dim: int, inner: int, entries: int, seed: int) -> None:
+        super().__init__()
+        self._dim, self.inner, self.entries, self.seed = dim, inner, entries, seed
+        self.projection = Projection(dim, inner, seed)
+
+    @property
+    def dim(self) -> int:
+        """Length of an input vector."""
+        return self._dim
+
+    @property
+    def code_entries(self) -> tuple[int, ...]:
+        """Rows of the table."""
+        return (self.entries,)
+
+    # What a kind has of its own.
+
+    @abc.abstractmethod
+    def _table(self) -> Tensor:
+        """All rows ``(entries, inner)`` float32 without gradient, as vectors are compared with them."""
+
+    @abc.abstractmethod
+    def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
+        """Values ``(n, inner)`` of codes, differentiable in what is learned; the bits are those of ``decode``."""
+
+    @abc.abstractmethod
+    def _losses(
+        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Losses of points ``(n, inner)``, the rows that stand for them, and what ``_pass`` made of both."""
+
+    @abc.abstractmethod
+    def _weights(self) -> dict[str, float]:
+        """What each loss counts."""
+
+    @abc.abstractmethod
+    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
+        """Forward the bits of rows, backward the gradient estimator."""
+
+    def _advance(self) -> None:
+        """Start of a training forward: let the table move by what was collected."""
+
+    def _collect(
+        self, points: Tensor, codes: Tensor, valid: Tensor, use: BatchUse
+    ) -> dict[str, Tensor]:
+        """End of a training forward: collect statistics; returns more scalars to tell."""
+        return {}
+
+    def _points(self, z: Tensor) -> Tensor:
+        """Projected vectors as they are compared with the table."""
+        return z
+
+    def _find(self, points: Tensor, table: Tensor) -> Tensor:
+        """Codes ``(n,)`` int64 of points without gradient."""
+        return nearest(points, table).long()
+
+    # The contract.
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantize ``(*batch, dim)``; see ``Quantizer``.
+
+        Raises:
+            ValueError: for a wrong last dimension, a mask of another shape, or a quantizer that is not ready.
+        """
+        check_input(self.kind, x, self.dim, mask)
+        self._check_ready()
+        with torch.autocast(x.device.type, enabled=False):
+            points, valid, nonfinite = self._prepare(x, mask)
+            if self.training:
+                self._advance()
+            table = self._table()
+            codes = self._find(points.detach(), table)
+            rows = self._rows(codes, table)
+            passed = self._pass(points, rows, codes)
+            losses = self._losses(points, rows, passed, valid)
+            use = count_use(codes, valid, self.entries, everywhere=self.training)
+            stats = {**use_stats(use), "nonfinite": nonfinite}
+            stats["distance"] = mean_square(points.detach(), rows.detach(), valid)
+            if self.training:
+                stats.update(self._collect(points.detach(), codes, valid, use))
+            values = self.projection.up(passed)
+            values = torch.where(valid[:, None], values, values.new_zeros(()))
+            codes = torch.where(valid, codes, torch.full_like(codes, -1))
+        shape = x.shape[:-1]
+        return Quantized(
+            values.to(x.dtype).reshape(x.shape),
+            codes.reshape(shape),
+            losses,
+            self._weights(),
+            stats,
+        )
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Codes ``(*batch,)`` int64; see ``Quantizer``.
+
+        Raises:
+            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
+        """
+        check_input(self.kind, x, self.dim, mask)
+        self._check_ready()
+        bad = ~torch.isfinite(x)
+        if mask is not None:
+            bad &= mask[..., None]
+        if bool(bad.any()):
+            index = tuple(int(i) for i in bad.nonzero()[0])
+            raise ValueError(
+                f"{self.kind}: x[{index}] is {float(x[index])}; expected finite numbers"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            points, valid, _ = self._prepare(x, mask)
+            codes = self._find(points, self._table())
+            codes = torch.where(valid, codes, torch.full_like(codes, -1))
+        return codes.reshape(x.shape[:-1])
+
+    def decode(self, codes: Tensor, stages: int | None = None) -> Tensor:
+        """Values ``(*batch, dim)`` float32 of codes ``(*batch,)``; zero for -1.
+
+        Raises:
+            ValueError: for codes out of range, a number of stages other than 1, or a quantizer that is not ready.
+        """
+        if stages not in (None, 1):
+            raise ValueError(f"{self.kind}: there is one stage, got stages={stages!r}")
+        check_codes(self.kind, codes, (), self.code_entries)
+        self._check_ready()
+        with torch.autocast(codes.device.type, enabled=False):
+            flat = codes.reshape(-1).long()
+            values = self.projection.up(self._rows(flat.clamp_min(0), self._table()))
+            values = torch.where((flat >= 0)[:, None], values, values.new_zeros(()))
+        return values.reshape(*codes.shape, self.dim)
+
+    def _prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Points ``(n, inner)``, which of them count ``(n,)``, and how many were not finite."""
+        flat = x.reshape(-1, self.dim).float()
+        finite = torch.isfinite(flat).all(1)
+        wanted = torch.ones_like(finite) if mask is None else mask.reshape(-1)
+        valid = finite & wanted
+        flat = torch.where(valid[:, None], flat, flat.new_zeros(()))
+        return self._points(self.projection.down(flat)), valid, (wanted & ~finite).sum()
+
+    def _check_ready(self) -> None:
+        if not torch.compiler.is_compiling() and not self.ready:
+            raise ValueError(f"{self.kind}: not ready; call start(features) or load a checkpoint")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move to another device, but never to another floating-point type."""
+
+        def same_type(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(same_type, recurse)
+
+
+def mean_square(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid rows, and over coordinates, of ``(a - b)²``; zero where no row is valid."""
+    squares = (a - b).square().mean(1)
+    squares = torch.where(valid, squares, squares.new_zeros(()))
+    return squares.sum() / valid.sum().clamp_min(1)
+
+
+def check_features(name: str, x: Tensor, dim: int, needed: int) -> Tensor:
+    """X as float32, or ValueError unless it is finite ``(n, dim)`` with n at least ``needed``."""
+    check_input(name, x, dim)
+    if x.ndim != 2 or len(x) < needed:
+        raise ValueError(
+            f"{name}: expected at least {needed} vectors (n, {dim}) to start from, got {tuple(x.shape)}; "
+            "pool the features of several batches"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name}: expected finite features to start from")
+    return x.detach().float()
