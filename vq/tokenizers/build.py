@@ -1,0 +1,126 @@
+"""What a recipe names, made: tokenizer, loss, discriminator, measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vq.errors import VqError
+from vq.quantizers import make as make_quantizer
+from vq.tokenizers.backbones import make_backbone
+from vq.tokenizers.data import mix
+from vq.tokenizers.losses import ReconstructionLoss
+from vq.tokenizers.measures import psnr, si_sdr, ssim
+from vq.tokenizers.recipe import Recipe
+from vq.tokenizers.tokenizer import Tokenizer
+
+_SSIM_WINDOW = 11
+
+
+def build_tokenizer(recipe: Recipe, seed: int = 0) -> Tokenizer:
+    """A tokenizer with fresh weights; torch's global generator stays as it was.
+
+    Raises:
+        VqError: for names and arguments that do not exist or do not fit, with the recipe's key.
+    """
+    backbone = dict(recipe.backbone)
+    quantizer = dict(recipe.quantizer)
+    name, kind = backbone.pop("name"), quantizer.pop("kind")
+    backbone.setdefault("channels", recipe.channels)
+    try:
+        body = make_backbone(name, seed=mix(seed, 6) % (1 << 62), **backbone)
+        if not recipe.quantized:
+            return Tokenizer(body, None, _rate(recipe))
+        quantizer.setdefault("dim", body.dim)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, 7))
+            made = make_quantizer(kind, **quantizer)
+        tokenizer = Tokenizer(body, made, _rate(recipe))
+    except ValueError as error:
+        raise VqError(f"recipe: {error}") from error
+    if tokenizer.kind != recipe.kind:
+        raise VqError(
+            f"backbone.name: {name} is for {tokenizer.kind}, the recipe is for {recipe.kind}"
+        )
+    if body.channels != recipe.channels:
+        raise VqError(f"backbone.channels is {body.channels}, channels is {recipe.channels}")
+    _check_size(recipe, tokenizer)
+    return tokenizer
+
+
+def _check_size(recipe: Recipe, tokenizer: Tokenizer) -> None:
+    try:
+        tokenizer.backbone.positions(recipe.item_size)
+    except ValueError as error:
+        key = "size" if recipe.kind == "image" else "seconds"
+        grain = tokenizer.backbone.grain[0]
+        near = max(round(recipe.item_size[0] / grain), 1) * grain
+        fits = str(near) if recipe.kind == "image" else f"{near / recipe.sample_rate:.6g}"
+        raise VqError(f"{error}. Try {key}={fits}") from error
+
+
+def _rate(recipe: Recipe) -> int | None:
+    return recipe.sample_rate if recipe.kind == "audio" else None
+
+
+def build_loss(recipe: Recipe) -> ReconstructionLoss:
+    """The reconstruction loss: each key of ``loss`` is a part, its value a weight or a map of ``weight`` and options.
+
+    Raises:
+        VqError: for parts or options that do not exist.
+    """
+    weights: dict[str, float] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in recipe.loss.items():
+        more = dict(value) if isinstance(value, dict) else {"weight": value}
+        weights[name] = more.pop("weight", 1.0)
+        if more:
+            options[name] = more
+    try:
+        return ReconstructionLoss(weights, _rate(recipe), options)
+    except (TypeError, ValueError) as error:
+        raise VqError(f"recipe: loss: {error}") from error
+
+
+def quality_of(recipe: Recipe) -> Callable[[Tensor, Tensor], dict[str, float]]:
+    """Measures of the recipe's kind, means over items: PSNR and SSIM, or SI-SDR; decibels."""
+
+    def image(output: Tensor, target: Tensor) -> dict[str, float]:
+        found = {"psnr": float(psnr(output, target).mean())}
+        if min(target.shape[2:]) >= _SSIM_WINDOW:
+            found["ssim"] = float(ssim(output, target).mean())
+        return found
+
+    def audio(output: Tensor, target: Tensor) -> dict[str, float]:
+        return {"si_sdr": float(si_sdr(output, target).mean())}
+
+    return image if recipe.kind == "image" else audio
+
+
+def budget(tokenizer: Tokenizer, recipe: Recipe) -> list[tuple[str, str]]:
+    """What the tokens of a recipe cost: rows of a name and a text."""
+    parameters = sum(p.numel() for p in tokenizer.parameters())
+    rows = [("model", f"{tokenizer.named}, {parameters / 1e6:.2f} M parameters")]
+    quantizer = tokenizer.quantizer
+    positions = math.prod(tokenizer.backbone.positions(recipe.item_size))
+    if quantizer is None:
+        return rows
+    entries = quantizer.code_entries
+    bits = sum(math.log2(n) for n in entries)
+    hop = tokenizer.backbone.hop
+    if recipe.kind == "image":
+        rate = f"{bits / math.prod(hop):.3f} bits/pixel"
+    else:
+        rate = f"{bits * recipe.sample_rate / hop[0] / 1000:.2f} kbit/s"
+    books = ", ".join(f"{entries.count(n)} x {n}" for n in dict.fromkeys(entries))
+    drawn = positions * recipe.batch * recipe.steps * (1 - recipe.warmup)
+    rows += [
+        ("tokens", f"{positions} positions an item, codes of {books} entries"),
+        ("rate", f"{bits:.1f} bits a position, {rate}"),
+        ("budget", f"{drawn / max(entries):.0f} vectors for each entry in the quantized part"),
+    ]
+    return rows
