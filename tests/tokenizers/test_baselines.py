@@ -92,7 +92,7 @@ def test_cutting_and_joining_are_inverse(kind, x, hop):
 def test_one_stage_is_the_nearest_centre_by_brute_force():
     train, held = [picture(seed=s) for s in range(4)], picture(seed=9)
     blocks = Blocks("image", 3, (4, 4), "kmeans(dim=6, entries=32)").fit(train)
-    assert blocks.stages == 1 and blocks.entries == (32,)
+    assert blocks.spec.entries == (32,) and blocks.prefix_bits == (5.0,)
     codes = blocks.encode(held).codes
     assert codes.shape == (1, 12, 13) and codes.dtype == torch.int64
     patch = held[:, 4:8, 8:12].flatten()
@@ -110,7 +110,8 @@ def test_every_stage_lowers_the_error_on_held_out_sound():
     blocks = Blocks("audio", 1, (8,), spec, sample_rate=16000).fit([hum(40000)])
     held = hum(8001, seed=1)
     coded = blocks.encode(held)
-    assert coded.codes.shape == (4, 1001) and blocks.entries == (32,) * 4 and blocks.stages == 4
+    assert coded.codes.shape == (4, 1001) and blocks.spec.entries == (32,) * 4
+    assert blocks.prefix_bits == (5, 10, 15, 20) and blocks.spec.bitrate == 40.0
     errors = [mse(blocks.restore(coded, (8001,), n), held) for n in (1, 2, 3, 4)]
     assert all(b < 0.7 * a for a, b in zip(errors, errors[1:], strict=False))
     full = blocks.restore(coded, (8001,))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from vq.codebooks import Codebook, build
+from vq.tokenizers.code_spec import AXES, CodeSpec
 from vq.tokenizers.windows import pad_to_grain
-
-AXES = {"image": 2, "audio": 1}
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,7 @@ class Coded:
 
 
 class Codec(Protocol):
-    """Anything the evaluator can score: a tokenizer or a baseline, one signal at a time.
-
-    Attributes:
-        name: for tables.
-        kind: ``image`` or ``audio``.
-        sample_rate: in Hz; None for images.
-        entries: values each of the Q codes of a position can take; empty for a codec of bytes.
-        stages: how many prefixes ``restore`` knows.
-    """
+    """Anything the evaluator can score: a tokenizer or a baseline, one signal at a time."""
 
     @property
     def name(self) -> str:
@@ -49,16 +41,12 @@ class Codec(Protocol):
         """``image`` or ``audio``."""
 
     @property
-    def sample_rate(self) -> int | None:
-        """In Hz; None for images."""
+    def spec(self) -> CodeSpec | None:
+        """What the codes mean; None for a codec whose output is bytes."""
 
     @property
-    def entries(self) -> tuple[int, ...]:
-        """Values of each of the Q codes of a position."""
-
-    @property
-    def stages(self) -> int:
-        """Prefixes ``restore`` knows."""
+    def prefix_bits(self) -> tuple[float, ...]:
+        """Nominal bits of a position for the first 1, 2, ... stages; empty for bytes."""
 
     def encode(self, x: Tensor) -> Coded:
         """What is kept of a signal ``(channels, *size)`` from -1 to 1."""
@@ -79,9 +67,8 @@ class Jpeg:
     """
 
     kind = "image"
-    sample_rate = None
-    entries: tuple[int, ...] = ()
-    stages = 1
+    spec = None
+    prefix_bits: tuple[float, ...] = ()
 
     def __init__(self, quality: int = 50, chroma: bool = False) -> None:
         if not isinstance(quality, int) or not 1 <= quality <= 95:
@@ -138,7 +125,7 @@ class Blocks:
 
     def __init__(
         self,
-        kind: str,
+        kind: Literal["image", "audio"],
         channels: int,
         hop: Sequence[int],
         codebook: str,
@@ -148,12 +135,8 @@ class Blocks:
             raise ValueError(
                 f"blocks: expected an image with 2 sizes of a block or audio with 1, got {kind!r} with {tuple(hop)}"
             )
-        self.kind, self.channels, self.hop, self.sample_rate = (
-            kind,
-            channels,
-            tuple(hop),
-            sample_rate,
-        )
+        self.kind: Literal["image", "audio"] = kind
+        self.channels, self.hop, self.sample_rate = channels, tuple(hop), sample_rate
         self.codebook: Codebook = build(codebook)
         self.length = channels * int(torch.Size(self.hop).numel())
         if self.codebook.dim > self.length:
@@ -171,14 +154,29 @@ class Blocks:
         return f"blocks {size}{kept} {self.codebook.spec}"
 
     @property
-    def entries(self) -> tuple[int, ...]:
-        """Values of each code: 2 to the power of its bits."""
-        return (1 << self.codebook.code_bits,) * self.codebook.codes_per_vector
+    def spec(self) -> CodeSpec:
+        """One code for each index of the codebook; the hash is of everything that was fitted."""
+        digest = hashlib.sha256(self.name.encode())
+        for tensor in (self.mean, self.axes, *self.codebook.state_dict().values()):
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        count = self.codebook.codes_per_vector
+        return CodeSpec(
+            kind=self.kind,
+            entries=(1 << self.codebook.code_bits,) * count,
+            strides=(1,) * count,
+            hop=self.hop,
+            channels=self.channels,
+            sample_rate=self.sample_rate,
+            normalisation="none",
+            model_hash=digest.hexdigest(),
+        )
 
     @property
-    def stages(self) -> int:
-        """Of a residual codebook; else 1."""
-        return self.codebook.codes_shape[0] if self._residual else 1
+    def prefix_bits(self) -> tuple[float, ...]:
+        """Those of 1, 2, ... stages of a residual codebook, else of the whole."""
+        total = self.codebook.code_bits * self.codebook.codes_per_vector
+        stages = self.codebook.codes_shape[0] if self._residual else 1
+        return tuple(total * n / stages for n in range(1, stages + 1))
 
     @property
     def _residual(self) -> bool:
