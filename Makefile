@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(shell find k
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install --quiet -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e ".[hf,report,search,train,coding,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[hf,report,search,train,coding,av,parquet,dev]"
 	@touch $@
 
 $(VENV)/.real: $(VENV)/.installed

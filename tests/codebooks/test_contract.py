@@ -139,6 +139,73 @@ def test_distortion_on_fresh_numbers(codebook):
     assert mse >= 4**-codebook.rate
 
 
-def test_distortion_falls_with_rate():
-    figures = [build(f"scalar(bits={bits})").distortion for bits in range(1, 9)]
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [f"scalar(bits={bits})" for bits in range(1, 9)],
+        [f"uniform(bits={bits})" for bits in range(1, 9)],
+        [f"nf(bits={bits})" for bits in (2, 3, 4, 6)],
+        [f"ecsq(rate={rate})" for rate in (1, 1.5, 2, 3)],
+        [f"kmeans(dim=8, entries={entries})" for entries in (256, 4096)],
+        [f"fsq(levels=[{n}, {n}])" for n in (2, 3, 4, 5, 8, 16)],
+        [f"pvq(dim=8, pulses={pulses}, gain_bits=2)" for pulses in (2, 4, 7, 12)],
+        [f"dn(dim=4, bits={bits})" for bits in (2, 3, 4)],
+        [f"e8(bits={bits})" for bits in (1, 1.5, 2)],
+        [f"leech(bits={bits})" for bits in (0.75, 1.25, 1.5, 2)],
+        [f"trellis(bits={bits}, memory=12, code=lut)" for bits in (1, 2, 3, 4)],
+        [f"trellis(bits=2, memory={memory}, code=lut)" for memory in (6, 8, 10, 12)],
+    ],
+    ids=lambda specs: specs[0],
+)
+def test_distortion_falls_with_rate_and_memory(specs):
+    books = [build(spec) for spec in specs]
+    rates = [book.rate for book in books]
+    x = torch.randn(6144, generator=torch.Generator().manual_seed(8))
+    figures = [
+        float((b(x.reshape(-1, b.dim)) - x.reshape(-1, b.dim)).square().mean()) for b in books
+    ]
+    assert all(low <= high for low, high in itertools.pairwise(rates))
     assert all(low < high for high, low in itertools.pairwise(figures))
+
+
+def test_half_precision_numbers_are_those_numbers(codebook):
+    x = vectors(codebook, 6, seed=4)
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = x.to(dtype)
+        assert torch.equal(codebook.encode(rounded), codebook.encode(rounded.float()))
+        assert codebook(rounded).dtype == torch.float32
+
+
+def test_order_of_vectors_does_not_matter(codebook):
+    x = vectors(codebook, 20, seed=5)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(codebook.encode(x[order]), codebook.encode(x)[order])
+
+
+def test_errors_grow_outside_and_never_within(codebook):
+    """Scale behaviour: what is twice as wide as it should be costs more a unit of power than what fits."""
+    x = vectors(codebook, 4096 // codebook.dim + 1, seed=6)
+    fit, wide = codebook(x) - x, codebook(4 * x) - 4 * x
+    assert torch.isfinite(wide).all()
+    if codebook.family not in ("minifloat", "dynamic8"):  # floating point: relative by design
+        assert float(wide.square().mean()) > 4 * float(fit.square().mean())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "kmeans(dim=3, entries=16)",
+        "product(groups=2, of=kmeans(dim=2, entries=16))",
+        "residual(stages=2, of=kmeans(dim=3, entries=16))",
+        "additive(stages=2, dim=3, entries=16)",
+        "latent(dim=3, levels=5)",
+    ],
+)
+def test_tables_scale_with_what_they_are_fitted_on(spec):
+    """Powers of two are exact in floating point: the same codes, values times four."""
+    one, four = build(spec), build(spec)
+    x = torch.randn(600, one.dim, generator=torch.Generator().manual_seed(2))
+    one.fit(x, generator=torch.Generator().manual_seed(3))
+    four.fit(4 * x, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(one.encode(x), four.encode(4 * x))
+    assert torch.equal(4 * one(x), four(4 * x))

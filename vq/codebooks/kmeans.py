@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -29,6 +30,10 @@ class KMeans(Codebook):
         entries: number of vectors, 2 to 65536.
         iterations: Lloyd steps of ``fit``.
 
+    Attributes:
+        sample: points that ``fit`` sees in all but its last iterations, as in ``lloyd.fit``; None takes all,
+            which costs time and gains about 1 %.
+
     Reference:
         Y. Linde, A. Buzo, R. M. Gray, "An algorithm for vector quantizer design", IEEE Trans. Commun. 28 (1980).
         Per-coordinate weights: each coordinate of a centroid is the weighted mean of that coordinate, as in M. van
@@ -49,6 +54,7 @@ class KMeans(Codebook):
                     f"kmeans: {name} must be a whole number from {low} to {high}, got {value!r}"
                 )
         self._dim, self._entries, self.iterations = dim, entries, iterations
+        self.sample: Literal["auto"] | int | None = "auto"
         shipped = trained_table(dim, entries)
         table = torch.full((entries, dim), float("nan")) if shipped is None else shipped.table
         self.register_buffer("table", table.clone())
@@ -130,7 +136,14 @@ class KMeans(Codebook):
         own = None if weight is None else _flat_weight(weight, x)
         if own is not None:
             own = own.expand(len(x), -1)
-        found = lloyd.fit(x, self._entries, own, iterations=self.iterations, generator=generator)
+        found = lloyd.fit(
+            x,
+            self._entries,
+            own,
+            sample=self.sample,
+            iterations=self.iterations,
+            generator=generator,
+        )
         self.table.copy_(found.table)
         return self
 

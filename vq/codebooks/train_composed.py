@@ -1,7 +1,7 @@
 """Training of the composed tables we ship: ``python -m vq.codebooks.train_composed``.
 
 Each codebook is fitted on N(0, 1) vectors and stored in float16 (frozen rows and their maps in float32) with how it was
-made and its error on other vectors; the same command makes the same tables again.
+made and its error on other vectors; on the same kind of CPU the same command makes the same tables again, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from vq.codebooks import Additive, Codebook, Frozen, Residual, build
+from vq.codebooks import Additive, Codebook, Frozen, KMeans, Residual, build
 from vq.codebooks.shipped import shipped_name, without_search
 
 BEAMS = (1, 4, 8, 16, 32)
@@ -53,6 +53,9 @@ def train(plan: Plan, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State of a fitted codebook, rounded to what is stored, and what to say about it."""
     generator = torch.Generator().manual_seed(_STREAM + 2 * seed)
     codebook = build(plan.spec)
+    for part in codebook.modules():
+        if isinstance(part, KMeans):
+            part.sample = None
     if isinstance(
         codebook, Frozen
     ):  # features of a larger space than the data, as an encoder's are
