@@ -1,5 +1,6 @@
 """Trainable layers over the codebooks of this library."""
 
+from vq.quantizers import finite, fixed
 from vq.quantizers.base import Quantized, Quantizer
 from vq.quantizers.ibq import IndexBackpropQuantizer
 from vq.quantizers.registry import KINDS, make, register
@@ -13,6 +14,8 @@ __all__ = [
     "Quantizer",
     "SimVectorQuantizer",
     "VectorQuantizer",
+    "finite",
+    "fixed",
     "make",
     "register",
 ]
