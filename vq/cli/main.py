@@ -15,6 +15,7 @@ COMMANDS = {
     "compress": "compress a language model to about 2 bits a weight",
     "eval": "perplexity, divergence from the original, bits per weight",
     "generate": "write text with a model, compressed or not",
+    "train": "train an image or audio tokenizer on a folder of files",
     "codebooks": "list the codebooks with rate, entries and distortion",
     "bench": "measure codebooks and kernels",
     "info": "versions, CPU features, kernels in use and why",
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return _guarded(module.run, parser.parse_args(arguments[1:]))
+    return _guarded(module.run, parser.parse_intermixed_args(arguments[1:]))
 
 
 def _guarded(run: object, args: argparse.Namespace) -> int:
@@ -81,11 +82,12 @@ def _complain(text: str, code: int = 2) -> int:
 def _overview() -> str:
     lines = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return (
-        f"vq {vq.__version__}: codebook quantization of language models\n\n"
+        f"vq {vq.__version__}: codebook quantization of weights and signals\n\n"
         f"usage: vq COMMAND [options]\n\n{lines}\n\n"
         "vq COMMAND --help tells a command's options. A first run:\n\n"
         "  vq compress MODEL -o OUT --calibration TEXT.txt\n"
-        "  vq eval OUT --reference MODEL --text HELD_OUT.txt"
+        "  vq eval OUT --reference MODEL --text HELD_OUT.txt\n"
+        "  vq train image --data FOLDER"
     )
 
 

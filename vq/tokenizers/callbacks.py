@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -85,7 +84,7 @@ class Keeper(lightning.Callback):
         temporary = path.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            os.replace(temporary, path)
+            temporary.replace(path)
             for old in checkpoints(self.folder)[: -self.keep]:
                 old.unlink()
 

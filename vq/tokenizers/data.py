@@ -136,9 +136,7 @@ class Steps(Sampler[list[int]]):
         world: number of processes.
     """
 
-    def __init__(
-        self, batch: int, start: Callable[[], int], rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, batch: int, start: Callable[[], int], rank: int = 0, world: int = 1) -> None:
         self.batch = batch
         self.start = start
         self.rank = rank

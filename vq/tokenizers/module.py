@@ -22,8 +22,8 @@ _LEAST_BACKOFF = 2.0**-10
 class TokenizerModule(lightning.LightningModule):
     """Phases by fractions of the run: autoencoder warm-up, the quantizer on the warmed-up features, optionally a GAN.
 
-    ``step`` counts batches (in callbacks' ``on_train_batch_end`` those that are done). Lightning's ``global_step`` counts calls of optimizers, two a batch with a GAN; nothing
-    here reads it. Random draws of a step depend on the seed and the step alone, so that a resumed run repeats them.
+    ``step`` counts batches; in callbacks' ``on_train_batch_end`` those that are done. Lightning's ``global_step`` counts
+    calls of optimizers, two a batch with a GAN; nothing here reads it. Random draws of a step depend on the seed and the step alone, so that a resumed run repeats them.
 
     A step whose features or gradients are not finite changes no weight, halves the learning rate for a while, and
     counts; ``recipe.patience`` of them in a row end the run.
@@ -95,7 +95,7 @@ class TokenizerModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; weight decay spares the quantizer, whose rows have no reason to shrink."""
         recipe = self.recipe
-        options = {"lr": recipe.learning_rate, "betas": recipe.betas}
+        options: dict[str, Any] = {"lr": recipe.learning_rate, "betas": recipe.betas}
         book = [] if self.tokenizer.quantizer is None else [*self.tokenizer.quantizer.parameters()]
         groups = [
             {"params": [*self.tokenizer.backbone.parameters()], "weight_decay": recipe.weight_decay}
@@ -125,10 +125,12 @@ class TokenizerModule(lightning.LightningModule):
         """One batch ``(B, channels, *size)``."""
         self.step += 1
         if not self._agree(bool(torch.isfinite(batch).all())):
-            return self._skip("the data")
+            self._skip("the data")
+            return None
         features = self.tokenizer.features(batch)
         if not self._agree(bool(torch.isfinite(features).all())):
-            return self._skip("the encoder's output")
+            self._skip("the encoder's output")
+            return None
         output, total = self._reconstruct(batch, features)
         if self.automatic_optimization:
             return total
@@ -143,7 +145,6 @@ class TokenizerModule(lightning.LightningModule):
             quantized = quantizer(features)
             features, added = quantized.values, quantized.loss
             self.note(quantized.losses)
-            self.note({f"quantizer/{name}": value for name, value in quantized.stats.items()})
         output = self.tokenizer.synthesize(features)
         reconstruction = self.reconstruction(output, batch)
         total = reconstruction.total + added
@@ -153,7 +154,7 @@ class TokenizerModule(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Called by Lightning between backward and step: the recipe's clip, and no step on gradients that are not finite."""
+        """Between backward and step: the recipe's clip, and no step where a gradient is not finite."""
         self._clip(optimizer, "the gradient")
 
     def _clip(self, optimizer: Any, what: str) -> bool:
@@ -223,8 +224,8 @@ class TokenizerModule(lightning.LightningModule):
     def note(self, values: Mapping[str, Tensor]) -> None:
         """Add to the means that ``take_means`` gives."""
         for name, value in values.items():
-            value = value.detach().float().mean()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            mean = value.detach().float().mean()
+            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def take_means(self) -> dict[str, float]:

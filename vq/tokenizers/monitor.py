@@ -45,8 +45,7 @@ class Usage:
         columns = codes.detach().reshape(len(rows), -1)
         for count, column in zip(self.counts, columns.T, strict=True):
             if len(count):
-                kept = column[column >= 0]
-                count += torch.bincount(kept, minlength=len(count))
+                count.add_(torch.bincount(column[column >= 0], minlength=len(count)))
 
     def reduce(self) -> None:
         """Sum over all processes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ class RunFolder:
         text = json.dumps({"version": VERSION, **settings}, indent=2)
         temporary = self._settings.with_suffix(".tmp")
         temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, self._settings)
+        temporary.replace(self._settings)
 
     def _compare(self, settings: dict[str, Any]) -> None:
         try:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from vq.errors import VqError
+from vq.tokenizers.atomic import UnreadableFile
+from vq.tokenizers.audio import AUDIO_SUFFIXES, audio_info, read_audio
 from vq.tokenizers.data import Load, Pieces
+from vq.tokenizers.images import IMAGE_SUFFIXES, image_info, read_image
 from vq.tokenizers.recipe import Recipe
-
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
-_SOUNDS = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
 
 
 @dataclass(frozen=True)
@@ -77,50 +77,76 @@ def _key(name: Path) -> float:
 
 
 def inspect(data: str | Path, recipe: Recipe) -> Source:
-    """Find and look at the files of a folder.
+    """Find and look at the files of a folder; broken ones are left out and counted.
 
     Raises:
-        VqError: if there is no folder, no readable file of the recipe's kind, or numpy arrays are needed.
+        VqError: if there is no folder, or no readable file of the recipe's kind.
     """
     root = Path(data)
     if not root.is_dir():
-        raise VqError(f"--data: {root} is no folder")
-    known = _IMAGES if recipe.kind == "image" else _SOUNDS
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in known and p.is_file())
-    if not files:
-        raise VqError(f"{root} has no {recipe.kind} files ({', '.join(sorted(known))})")
-    train, held_out = split(files, root)
-    load = _image_loader(recipe) if recipe.kind == "image" else _sound_loader(recipe)
+        raise VqError(f"data: {root} is no folder")
+    image = recipe.kind == "image"
+    known = IMAGE_SUFFIXES if image else AUDIO_SUFFIXES
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in known and p.is_file())
+    sizes, broken = _sizes(found, image)
+    if not sizes:
+        hint = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
+        raise VqError(f"{root} has no {recipe.kind} files ({', '.join(sorted(known))}){hint}")
+    train, held_out = split(list(sizes), root)
     shares = [1] * len(train)
-    if recipe.kind == "audio":
-        import soundfile
-
-        shares = [math.ceil(soundfile.info(p).duration / recipe.seconds) for p in train]
+    if not image:
+        shares = [math.ceil(sizes[path][0] / recipe.seconds) for path in train]
+    rows = [("files", f"{len(sizes)}, {len(held_out)} held out"), ("", _extent(sizes, image))]
+    if len(sizes) == 1:
+        rows[0] = ("files", "1; nothing is held out, measures are of the training file")
+    if broken:
+        rows.append(("left out", f"{len(broken)} files, the first: {broken[0]}"))
     digest = hashlib.sha256()
-    for path in files:
+    for path in sizes:
         digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
-    rows = [("files", f"{len(files)}, {len(held_out)} held out")]
+    load = _image_loader(recipe) if image else _sound_loader(recipe)
     return Source(train, held_out, load, shares, rows, digest.hexdigest())
 
 
-def _image_loader(recipe: Recipe) -> Load:
-    def load(path: Path) -> Tensor:
-        import numpy
-        from PIL import Image
+def _sizes(files: Sequence[Path], image: bool) -> tuple[dict[Path, tuple[float, ...]], list[str]]:
+    """Height and width, or seconds, of each readable file; and what is wrong with the others."""
+    sizes: dict[Path, tuple[float, ...]] = {}
+    broken = []
+    for path in files:
+        try:
+            sizes[path] = image_info(path).size if image else (audio_info(path).seconds,)
+        except UnreadableFile as error:
+            broken.append(str(error))
+    return sizes, broken
 
-        with Image.open(path) as image:
-            array = numpy.array(image.convert("RGB" if recipe.channels == 3 else "L"))
-        tensor = torch.from_numpy(array)
-        return tensor.movedim(-1, 0).contiguous() if tensor.ndim == 3 else tensor[None]
+
+def _extent(sizes: dict[Path, tuple[float, ...]], image: bool) -> str:
+    if image:
+        sides = sorted(sizes.values())
+        small, large = min(sides, key=min), max(sides, key=max)
+        return f"{small[0]:.0f}x{small[1]:.0f} to {large[0]:.0f}x{large[1]:.0f} pixels"
+    seconds = [size[0] for size in sizes.values()]
+    return f"{sum(seconds) / 60:.1f} minutes, {min(seconds):.1f} to {max(seconds):.1f} s"
+
+
+def _image_loader(recipe: Recipe) -> Load:
+    """Images as bytes, a quarter of the memory of floats; scaled to ``resize`` where the recipe says so."""
+
+    def load(path: Path) -> Tensor:
+        pixels = read_image(path, recipe.channels)
+        short = min(pixels.shape[1:])
+        if recipe.resize and short != recipe.resize:
+            size = [max(round(n * recipe.resize / short), recipe.resize) for n in pixels.shape[1:]]
+            pixels = torch.nn.functional.interpolate(
+                pixels[None], size, mode="bilinear", antialias=True, align_corners=False
+            )[0]
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     return load
 
 
 def _sound_loader(recipe: Recipe) -> Load:
     def load(path: Path) -> Tensor:
-        import soundfile
-
-        array, _rate = soundfile.read(path, dtype="float32", always_2d=True)
-        return torch.from_numpy(array).mean(1)[None]
+        return read_audio(path, recipe.sample_rate, recipe.channels)[0]
 
     return load

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from vq.errors import VqError
 from vq.quantizers import Quantized, Quantizer
 from vq.quantizers import make as make_quantizer
 from vq.tokenizers.backbones import Backbone, make_backbone
+from vq.tokenizers.code_spec import CodeSpec
+from vq.tokenizers.windows import decode_long, encode_long, pad_to_grain
 
 FORMAT = "vq-tokenizer"
 VERSION = 1
@@ -116,21 +117,27 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Codes ``(B, Q, *positions)`` int64; sizes that are no multiple of the grain are padded.
+        """Codes ``(B, Q, *positions)`` int64 of signals of any size, without a change of state.
+
+        Signals are mirrored at their end up to the backbone's grain, and run item by item in windows of one shape: the
+        codes do not depend on the batch, nor on how a longer file was read (see ``vq.tokenizers.windows``).
 
         Raises:
-            ValueError: for other shapes or values that are not finite, and where there is no quantizer that has started.
+            ValueError: for other shapes or values that are not finite; no quantizer, or one not started.
         """
-        quantizer = self._need_quantizer()
-        codes = quantizer.encode(self._window_features(x))
-        axes = len(self.backbone.hop)
-        return codes.reshape(*codes.shape[: 1 + axes], -1).movedim(-1, 1).contiguous()
+        self._need_quantizer()
+        padded = pad_to_grain(x, self.backbone.grain)
+        if self._local:
+            return encode_long(self.backbone, padded, then=self._codes)
+        return torch.cat(
+            [self._codes(encode_long(self.backbone, item)) for item in padded.split(1)]
+        )
 
     @torch.no_grad()
     def decode(
         self, codes: Tensor, stages: int | None = None, size: Sequence[int] | None = None
     ) -> Tensor:
-        """Signals ``(B, channels, *size)`` of codes.
+        """Signals ``(B, channels, *size)`` of codes, item by item in windows like ``encode``.
 
         Args:
             codes: ``(B, Q, *positions)``.
@@ -146,19 +153,58 @@ class Tokenizer(nn.Module):
             raise ValueError(
                 f"expected codes (B, {depth}, *{axes} axes) of {self.named}, got {tuple(codes.shape)}"
             )
-        last = codes.movedim(1, -1)
-        shaped = last.reshape(*last.shape[:-1], *quantizer.codes_shape)
-        x = self._window_synthesize(quantizer.decode(shaped, stages))
+
+        def values(part: Tensor) -> Tensor:
+            last = part.movedim(1, -1)
+            shaped = last.reshape(*last.shape[:-1], *quantizer.codes_shape)
+            return quantizer.decode(shaped, stages).movedim(-1, 1)
+
+        if self._local:
+            x = decode_long(self.backbone, codes, first=values)
+        else:
+            x = torch.cat([decode_long(self.backbone, values(item)) for item in codes.split(1)])
         if size is not None:
             for axis, length in enumerate(size, start=2):
                 x = x.narrow(axis, 0, min(length, x.shape[axis]))
         return x
 
-    def _window_features(self, x: Tensor) -> Tensor:
-        return self.features(x)
+    def _codes(self, features: Tensor) -> Tensor:
+        """Codes ``(B, Q, *positions)`` of features ``(B, dim, *positions)``."""
+        assert self.quantizer is not None
+        codes = self.quantizer.encode(features.movedim(1, -1))
+        axes = len(self.backbone.hop)
+        return codes.reshape(*codes.shape[: 1 + axes], -1).movedim(-1, 1).contiguous()
 
-    def _window_synthesize(self, values: Tensor) -> Tensor:
-        return self.synthesize(values)
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """For each of the Q codes, along how many positions of the last axis it stays the same."""
+        quantizer = self._need_quantizer()
+        each = getattr(quantizer, "strides", None) or (1,) * len(quantizer.code_entries)
+        return tuple(int(n) for n in each)
+
+    @property
+    def _local(self) -> bool:
+        """Whether each position is quantized by itself."""
+        return all(stride == 1 for stride in self.strides)
+
+    @property
+    def code_spec(self) -> CodeSpec:
+        """What the codes mean, for token files; hashes all weights.
+
+        Raises:
+            ValueError: where there is no quantizer that has started.
+        """
+        quantizer = self._need_quantizer()
+        return CodeSpec(
+            kind="image" if self.kind == "image" else "audio",
+            entries=quantizer.code_entries,
+            strides=self.strides,
+            hop=self.backbone.hop,
+            channels=self.backbone.channels,
+            sample_rate=self.sample_rate,
+            normalisation="none",
+            model_hash=self.model_hash,
+        )
 
     def _need_quantizer(self) -> Quantizer:
         if self.quantizer is None:
@@ -228,8 +274,8 @@ class Tokenizer(nn.Module):
         old = folder.with_name(folder.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
+            folder.replace(old)
+        partial.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod

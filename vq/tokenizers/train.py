@@ -97,6 +97,11 @@ class TrainReport:
     overfit: float | None = None
 
     @property
+    def finished(self) -> bool:
+        """Whether the last step was done."""
+        return self.step >= self.steps
+
+    @property
     def passed(self) -> bool:
         """False if items were to be learnt by heart and were not."""
         return self.overfit is None or self.overfit <= PASS
@@ -217,7 +222,7 @@ def _fit(
             accelerator=options.accelerator,
             devices=options.devices,
             strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
-            precision=module.recipe.precision,
+            precision=module.recipe.precision,  # type: ignore[arg-type]  # a Literal; the recipe says what is wrong
             max_epochs=-1,
             limit_val_batches=0,
             num_sanity_val_steps=0,
