@@ -146,6 +146,6 @@ def soft_entropies(
     Reference:
         L. Yu et al., "Language model beats diffusion: tokenizer is key to visual generation" (2024), equation (5).
     """
-    weight = valid.float() / valid.sum().clamp_min(1)
+    weight = valid.to(z.dtype) / valid.sum().clamp_min(1)
     found: tuple[Tensor, Tensor] = _Entropies.apply(z, table, weight, 1 / temperature)
     return found
