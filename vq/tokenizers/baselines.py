@@ -18,15 +18,17 @@ from vq.tokenizers.windows import pad_to_grain
 
 @dataclass(frozen=True)
 class Coded:
-    """What a codec keeps of one signal; exactly one of the two.
+    """What a codec keeps of one signal: codes or bytes, not both.
 
     Attributes:
         codes: ``(Q, *positions)`` int64.
         data: a file's bytes.
+        gain: what the restored signal is multiplied by.
     """
 
     codes: Tensor | None = None
     data: bytes | None = None
+    gain: float = 1.0
 
 
 class Codec(Protocol):
