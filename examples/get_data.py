@@ -4,7 +4,7 @@
     python examples/get_data.py speech FOLDER [--keep-g722]
 
 `photos`: 14 photographs of the scikit-image 0.26.0 wheel (from PyPI by pip), and two of scikit-learn
-where that is installed. `speech`: 558 clips of one studio voice, 25 minutes at 16 kHz, of the Debian
+where that is installed. `speech`: 558 clips of one studio voice, 24.6 minutes at 16 kHz, of the Debian
 package asterisk-core-sounds-en-g722 (by apt-get, which need not run as root); they become 16-bit WAV
 unless --keep-g722. Licences are printed and written beside the data.
 """

@@ -73,7 +73,7 @@ def test_channels(tmp_path):
         read_audio(tmp_path / "six.wav", channels=2)
 
 
-@pytest.mark.parametrize("source", [8000, 11025, 16000, 22050, 44100, 48000, 15999])
+@pytest.mark.parametrize("source", [8000, 11025, 16000, 22050, 48000, 15999])
 def test_resampling_keeps_a_tone_and_gives_the_promised_length(source):
     x = tone(500, source)[:, :-3]
     y = resample(x, source, 16000)

@@ -23,6 +23,7 @@ from vq.codebooks.simvq import SimVQ
 from vq.codebooks.spec import Spec
 from vq.codebooks.ternary import Binary, Ternary
 from vq.codebooks.trellis import Trellis
+from vq.kernels.layouts import pack_rows, unpack_rows
 
 __all__ = [
     "BSQ",
@@ -58,5 +59,7 @@ __all__ = [
     "Uniform",
     "Zn",
     "build",
+    "pack_rows",
     "register",
+    "unpack_rows",
 ]
