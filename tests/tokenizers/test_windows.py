@@ -20,8 +20,13 @@ from vq.tokenizers.windows import (
 AUDIO = {
     "seanet": {"strides": [2, 3], "dim": 6, "width": 4},
     "seanet-causal": {"strides": [2, 3], "dim": 6, "width": 4, "causal": True},
+    "vocos": {"hop": 6, "dim": 6, "width": 8, "blocks": 1, "decoder_blocks": 1},
+    "vocos-causal": {"hop": 6, "dim": 6, "width": 8, "blocks": 1, "causal": True},
 }
-IMAGE = {"conv2d": {"factor": 4, "dim": 6, "width": 8}}
+IMAGE = {
+    "conv2d": {"factor": 4, "dim": 6, "width": 8},
+    "vit": {"patch": 2, "tile": 4, "dim": 6, "width": 8, "layers": 1, "heads": 2},
+}
 STREAMED = pytest.mark.parametrize("case", sorted(AUDIO))
 ALL = pytest.mark.parametrize("case", sorted(AUDIO | IMAGE))
 
@@ -39,6 +44,11 @@ def nearest(features: torch.Tensor) -> torch.Tensor:
     table = 0.1 * noise(500, features.shape[1], seed=9)
     points = features.movedim(1, -1).flatten(0, -2)
     return torch.cdist(points, table).argmin(-1).reshape(1, 1, *features.shape[2:])
+
+
+def least_window(context, tile, extra: int) -> list[int]:
+    """So many positions more than the context, in whole tiles."""
+    return [-(-(b + a + extra) // t) * t for (b, a), t in zip(context, tile, strict=True)]
 
 
 @pytest.mark.parametrize("total", [1, 5, 10, 11, 14, 15, 37, 100])
@@ -71,15 +81,15 @@ def test_windows_agree_with_the_whole(case):
     """Up to rounding, for features and for samples; context one shorter than it is would show here."""
     backbone = build(case)
     axes = len(backbone.hop)
-    counts = [71, 40][:axes]
+    counts = [68, 20][:axes]
     x = noise(2, backbone.channels, *(n * h for n, h in zip(counts, backbone.hop, strict=False)))
     with torch.no_grad():
         z = backbone.encode(x)
         y = backbone.decode(z)
     for extra in (1, 5):
-        window = [b + a + extra for b, a in backbone.context]
+        window = least_window(backbone.context, backbone.tile, extra)
         assert_close(encode_long(backbone, x, window), z, rtol=1e-4, atol=1e-6)
-        window = [b + a + extra for b, a in backbone.decoder_context]
+        window = least_window(backbone.decoder_context, backbone.tile, extra)
         assert_close(decode_long(backbone, z, window), y, rtol=1e-4, atol=1e-6)
     assert_close(encode_long(backbone, x), z, rtol=1e-4, atol=1e-6)
     assert_close(decode_long(backbone, z), y, rtol=1e-4, atol=1e-6)
@@ -89,7 +99,7 @@ def test_windows_agree_with_the_whole(case):
 def test_an_item_does_not_see_its_batch(case):
     backbone = build(case)
     x = noise(
-        3, backbone.channels, *(90 * h for h in backbone.hop[:1]), *(24 for _ in backbone.hop[1:])
+        3, backbone.channels, *(88 * h for h in backbone.hop[:1]), *(24 for _ in backbone.hop[1:])
     )
     whole = encode_long(backbone, x, then=nearest)
     for i in range(3):
@@ -105,7 +115,7 @@ def stream_all(stream, x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @STREAMED
-@pytest.mark.parametrize("length", [1, 5, 6, 130, 601, 624])
+@pytest.mark.parametrize("length", [1, 6, 130, 475])
 @pytest.mark.parametrize("mode", ["reflect", "zero"])
 def test_any_pieces_give_the_features_of_the_whole(case, length, mode):
     backbone = build(case)
@@ -115,9 +125,7 @@ def test_any_pieces_give_the_features_of_the_whole(case, length, mode):
         features = encode_long(backbone, padded, window)
         codes = encode_long(backbone, padded, window, nearest)
         assert features.shape[-1] == codes.shape[-1] == -(-length // 6)
-        for size in (1, 5, 6, 97, 10_000):
-            if size == 1 and length > 130:
-                continue
+        for size in (5, 6, 97, 10_000) if length > 6 else (1, 10):
             stream = EncodeStream(backbone, window, mode=mode)
             assert torch.equal(stream_all(stream, x, size), features), (window, size)
             stream = EncodeStream(backbone, window, nearest, mode)
@@ -133,11 +141,11 @@ def test_decoding_in_pieces_gives_the_samples_of_the_whole(case):
     def look_up(part: torch.Tensor) -> torch.Tensor:
         return table[part[:, 0]].movedim(-1, 1)
 
-    for window in ([sum(backbone.decoder_context[0]) + 2], [30], None):
+    for window in ([sum(backbone.decoder_context[0]) + 2], [44], None):
         whole = decode_long(backbone, codes, window, look_up)
         with torch.no_grad():
             assert_close(whole, backbone.decode(look_up(codes)), rtol=1e-4, atol=1e-6)
-        for size in (1, 7, 83):
+        for size in (3, 83):
             assert torch.equal(
                 stream_all(DecodeStream(backbone, window, look_up), codes, size), whole
             )

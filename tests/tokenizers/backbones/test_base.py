@@ -22,6 +22,10 @@ SMALL = {
         "seanet",
         {"strides": [4], "dim": 3, "width": 4, "activation": "snake", "channels": 2},
     ),
+    "vit": ("vit", {"patch": 2, "tile": 3, "dim": 4, "width": 8, "layers": 1, "heads": 2}),
+    "vocos": ("vocos", {"hop": 6, "dim": 4, "width": 8, "blocks": 1, "decoder_blocks": 2}),
+    "vocos-causal": ("vocos", {"hop": 4, "dim": 4, "width": 8, "overlap": 2, "causal": True}),
+    "vocos-stereo": ("vocos", {"hop": 2, "dim": 3, "width": 8, "channels": 2, "overlap": 5}),
 }
 CASES = pytest.mark.parametrize("case", sorted(SMALL))
 

@@ -3,5 +3,16 @@
 from vq.tokenizers.backbones.base import BACKBONES, Backbone, make_backbone, register_backbone
 from vq.tokenizers.backbones.conv2d import Conv2d
 from vq.tokenizers.backbones.seanet import SEANet
+from vq.tokenizers.backbones.vit import ViT
+from vq.tokenizers.backbones.vocos import Vocos
 
-__all__ = ["BACKBONES", "Backbone", "Conv2d", "SEANet", "make_backbone", "register_backbone"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "Conv2d",
+    "SEANet",
+    "ViT",
+    "Vocos",
+    "make_backbone",
+    "register_backbone",
+]
