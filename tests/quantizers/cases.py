@@ -23,3 +23,18 @@ CASES += [
     ("ibq", {"codebook": KMEANS}),
     ("ibq", {"codebook": KMEANS, "dim": 10, "entropy": 0.05, "entropy_temperature": 0.5}),
 ]
+
+# Quantizers of numbers side by side, and any codebook as it is.
+CASES += [
+    ("fsq", {"levels": [8, 5, 2, 4]}),
+    ("fsq", {"levels": [7, 4, 3], "dim": 5, "normalise": True, "decay": 0.5}),
+    ("lfq", {"bits": 11, "temperature": 0.5}),
+    ("lfq", {"bits": 4, "dim": 6, "normalise": True}),
+    ("bsq", {"bits": 18, "temperature": 0.1, "commitment": 0.1}),
+    ("latent", {"dim": 4, "levels": 5}),
+    ("latent", {"dim": 6, "latents": 3, "levels": 4}),
+    ("fixed", {"codebook": "e8(bits=2)", "dim": 16}),
+    ("fixed", {"codebook": "pvq(dim=4, pulses=5, gain_bits=2)", "scale": "learned"}),
+    ("fixed", {"codebook": "scalar(bits=2)", "dim": 5, "inner": 3, "estimator": "rotation"}),
+    ("fixed", {"codebook": f"residual(stages=2, of={KMEANS}, beam=4)", "scale": "fixed"}),
+]

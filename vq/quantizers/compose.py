@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vq.quantizers.base import Quantized, Quantizer
-from vq.quantizers.estimators import estimator
+from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.registry import KINDS, make
 
 
@@ -87,9 +87,9 @@ class _Also(torch.autograd.Function):
         return grads[0], grads[0]
 
 
-def carry(gradient: str, through: Tensor, total: Tensor) -> Tensor:
+def carry(estimator: str, through: Tensor, total: Tensor) -> Tensor:
     """``total`` to the bit; its gradient goes to ``through`` by the estimator, and to what made ``total``."""
-    values = estimator(gradient)(through, total.detach())
+    values = find_estimator(estimator)(through, total.detach())
     found: Tensor = _Also.apply(values, total)
     return found
 
@@ -124,7 +124,9 @@ def build_part(config: Mapping[str, Any], seed: int = 0) -> Quantizer:
         ValueError: if it is not such a dictionary, and as ``make`` raises it.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("kind"), str):
-        raise ValueError(f"expected a part such as {{'kind': 'fsq', 'levels': [8, 5]}}, got {config!r}")
+        raise ValueError(
+            f"expected a part such as {{'kind': 'fsq', 'levels': [8, 5]}}, got {config!r}"
+        )
     arguments = {key: value for key, value in config.items() if key != "kind"}
     cls = KINDS.get(config["kind"])
     if cls is not None and "seed" in inspect.signature(cls.__init__).parameters:
@@ -142,12 +144,16 @@ def build_parts(
     """
     if isinstance(of, Mapping):
         if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}: with one part in `of`, say how many, 1 or more; got {count!r}")
+            raise ValueError(
+                f"{name}: with one part in `of`, say how many, 1 or more; got {count!r}"
+            )
         of = [of] * count
     if not isinstance(of, Sequence) or isinstance(of, str) or not of:
         raise ValueError(f"{name}: `of` must be a part or a list of parts, got {of!r}")
     if count not in (None, len(of)):
-        raise ValueError(f"{name}: `of` lists {len(of)} parts, but their number is given as {count}")
+        raise ValueError(
+            f"{name}: `of` lists {len(of)} parts, but their number is given as {count}"
+        )
     return [build_part(part, seed + i) for i, part in enumerate(of)]
 
 
@@ -216,7 +222,9 @@ def merge_losses(
             losses[key] = part.losses[name] / len(found)
             weights[key] = part.weights.get(name, 1.0)
     stats = {
-        f"{name}_{label}{i}": value for i, part in enumerate(found) for name, value in part.stats.items()
+        f"{name}_{label}{i}": value
+        for i, part in enumerate(found)
+        for name, value in part.stats.items()
     }
     return losses, weights, stats
 

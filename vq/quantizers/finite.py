@@ -44,7 +44,7 @@ class _Finite(CodebookQuantizer):
 
 
 @register("fsq")
-class FSQLayer(_Finite):
+class FiniteScalarQuantizer(_Finite):
     """Finite scalar quantization: each number bounded by a tanh and rounded to one of a few levels; no loss at all.
 
     With the outermost level b of L levels and ``B = b L / (L - 1)``: ``y = B tanh(z / B)``, and each y goes to the
@@ -102,7 +102,12 @@ class _Signs(_Finite):
     codebook: Cube
 
     def _take(
-        self, commitment: float, entropy_weight: float, diversity: float, temperature: float, group: int
+        self,
+        commitment: float,
+        entropy_weight: float,
+        diversity: float,
+        temperature: float,
+        group: int,
     ) -> None:
         for name, value in (
             ("commitment", commitment),
@@ -136,7 +141,7 @@ class _Signs(_Finite):
 
 
 @register("lfq")
-class LFQLayer(_Signs):
+class LookupFreeQuantizer(_Signs):
     """Lookup-free quantization: the sign of each number; the index is the bits.
 
     The entropy loss ``E[H(p(c|z))] - diversity * H(E[p(c|z)])`` with ``p(c|z) = softmax(2 z·c / temperature)`` makes
@@ -186,7 +191,7 @@ class LFQLayer(_Signs):
 
 
 @register("bsq")
-class BSQLayer(_Signs):
+class BinarySphericalQuantizer(_Signs):
     """Binary spherical quantization: the vector on the unit sphere, then signs over ``sqrt(bits)``.
 
     On the sphere the error is bounded by ``sqrt(2 - 2 / sqrt(bits))`` whatever the encoder does, so commitment is
@@ -231,7 +236,7 @@ class BSQLayer(_Signs):
 
 
 @register("latent")
-class LatentLayer(_Finite):
+class LatentScalarQuantizer(_Finite):
     """Learned latent scalars (QLAE): each number goes to the nearest of its dimension's own values, which are trained.
 
     Values learn by ``|sg(z) - v|²``, the encoder by ``|z - sg(v)|²``; digits follow the order of the values, so a code

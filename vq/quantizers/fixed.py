@@ -15,7 +15,7 @@ from vq.quantizers.table import mean_square
 
 
 @register("fixed")
-class FixedLayer(CodebookQuantizer):
+class FixedQuantizer(CodebookQuantizer):
     """A codebook whose vectors do not move: lattices, pyramids, trellises, scalars, and tables once fitted.
 
     A codebook lives in units of N(0, 1). Each channel is brought there by ``(h - center) / scale`` and its values back.
@@ -29,7 +29,7 @@ class FixedLayer(CodebookQuantizer):
             linear maps stand around the codebook.
         scale: ``running`` follows the features in training, ``learned`` trains center and scale by
             ``|sg(h) - v|²``, ``fixed`` keeps what ``start`` found.
-        gradient: ``straight`` or ``rotation``.
+        estimator: ``straight`` or ``rotation``.
         commitment: weight of ``|h - sg(v)|²``, mean over numbers.
         decay: of running statistics.
         seed: of the linear maps.
@@ -44,7 +44,7 @@ class FixedLayer(CodebookQuantizer):
         dim: int | None = None,
         inner: int | None = None,
         scale: str = "running",
-        gradient: str = "straight",
+        estimator: str = "straight",
         commitment: float = 0.25,
         decay: float = 0.99,
         seed: int = 0,
@@ -60,14 +60,14 @@ class FixedLayer(CodebookQuantizer):
             )
         if not commitment >= 0:
             raise ValueError(f"fixed: commitment must not be negative, got {commitment!r}")
-        super().__init__(own, dim, inner, scale, decay, gradient, seed)
+        super().__init__(own, dim, inner, scale, decay, estimator, seed)
         self.scale, self.commitment, self.decay = scale, commitment, decay
         self.codebook.requires_grad_(False)
 
     def config(self) -> dict[str, Any]:
         """See ``Quantizer``."""
         own = {"codebook": str(self.codebook.spec), "inner": self.inner, "scale": self.scale}
-        own |= {"gradient": self.gradient, "commitment": self.commitment, "decay": self.decay}
+        own |= {"estimator": self.estimator, "commitment": self.commitment, "decay": self.decay}
         return {**own, **self._config()}
 
     @property

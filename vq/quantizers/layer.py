@@ -12,7 +12,7 @@ from vq.codebooks.base import Codebook
 from vq.quantizers.affine import Affine
 from vq.quantizers.base import Quantized, check_codes, check_input
 from vq.quantizers.compose import Composable, check_finite, clean
-from vq.quantizers.estimators import estimator
+from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.projection import Projection
 from vq.quantizers.table import check_features
 from vq.quantizers.usage import count_use, use_stats
@@ -33,7 +33,7 @@ class CodebookQuantizer(Composable):
         inner: numbers that are quantized, a multiple of the codebook's dimension.
         scale: mode of ``Affine``, or None for none.
         decay: of running statistics.
-        gradient: estimator.
+        estimator: ``straight`` or ``rotation``.
         seed: of the linear maps.
     """
 
@@ -44,12 +44,12 @@ class CodebookQuantizer(Composable):
         inner: int,
         scale: str | None = None,
         decay: float = 0.99,
-        gradient: str = "straight",
+        estimator: str = "straight",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._dim, self.inner, self.gradient, self.seed = dim, inner, gradient, seed
-        self._estimate = estimator(gradient)
+        self._dim, self.inner, self.estimator, self.seed = dim, inner, estimator, seed
+        self._estimate = find_estimator(estimator)
         self.codebook = codebook
         self.blocks = inner // codebook.dim
         self.projection = Projection(dim, inner, seed)
@@ -125,7 +125,7 @@ class CodebookQuantizer(Composable):
             if self.training and self.affine is not None:
                 self.affine.collect(h.detach(), valid)
             codes = self._hide(codes, valid)
-        codes = codes.reshape(*x.shape[:-1], *self.codes_shape)
+        codes = codes.reshape((*x.shape[:-1], *self.codes_shape))
         return Quantized(values.to(x.dtype).reshape(x.shape), codes, losses, weights, stats)
 
     @torch.no_grad()
@@ -141,7 +141,7 @@ class CodebookQuantizer(Composable):
         with torch.autocast(x.device.type, enabled=False):
             full, valid, _ = clean(x.reshape(-1, self.dim), _flat(mask))
             codes = self._hide(self._find(self._down(full)[1]), valid)
-        return codes.reshape(*x.shape[:-1], *self.codes_shape)
+        return codes.reshape((*x.shape[:-1], *self.codes_shape))
 
     def decode(self, codes: Tensor, stages: int | None = None) -> Tensor:
         """Values ``(*batch, dim)`` float32 of codes; zero where a code of the vector is -1.
@@ -154,8 +154,8 @@ class CodebookQuantizer(Composable):
         self._check_ready()
         batch = codes.shape[: codes.ndim - len(self.codes_shape)]
         with torch.autocast(codes.device.type, enabled=False):
-            flat = codes.reshape(math.prod(batch), *self.codes_shape).long()
-            there = (flat >= 0).reshape(len(flat), -1).all(1)
+            flat = codes.reshape((math.prod(batch), *self.codes_shape)).long()
+            there = (flat >= 0).reshape(len(flat), math.prod(self.codes_shape)).all(1)
             units = self._units_of(flat.clamp_min(0), count)
             values = torch.where(there[:, None], self._up(units, held=False), 0.0)
         return values.reshape(*batch, self.dim)

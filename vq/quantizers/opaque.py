@@ -31,7 +31,10 @@ def _verb(spec: str) -> _Verb:
 
 
 def _call(x: Tensor, state: list[Tensor], spec: str, stages: int) -> Tensor:
-    with _LOCK, torch.no_grad():  # functional_call puts the tensors into the module for the time of the call
+    with (
+        _LOCK,
+        torch.no_grad(),
+    ):  # functional_call puts the tensors into the module for the time of the call
         verb = _verb(spec)
         names = [name for name, _ in _tensors(verb)]
         found: Tensor = torch.func.functional_call(
@@ -45,30 +48,27 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 @torch.library.custom_op("vq::codebook_encode", mutates_args=())
-def _encode(x: Tensor, state: list[Tensor], spec: str) -> Tensor:
+def _encode(x: Tensor, state: list[Tensor], spec: str, shape: list[int]) -> Tensor:
     return _call(x, state, spec, -1)
 
 
 @_encode.register_fake
-def _(x: Tensor, state: list[Tensor], spec: str) -> Tensor:
-    shape = (*x.shape[:-1], *_verb(spec).codebook.codes_shape)
-    return x.new_empty(shape, dtype=torch.int64)
+def _(x: Tensor, state: list[Tensor], spec: str, shape: list[int]) -> Tensor:
+    return x.new_empty((len(x), *shape), dtype=torch.int64)
 
 
 @torch.library.custom_op("vq::codebook_decode", mutates_args=())
-def _decode(codes: Tensor, state: list[Tensor], spec: str, stages: int) -> Tensor:
+def _decode(codes: Tensor, state: list[Tensor], spec: str, stages: int, dim: int) -> Tensor:
     return _call(codes, state, spec, stages)
 
 
 @_decode.register_fake
-def _(codes: Tensor, state: list[Tensor], spec: str, stages: int) -> Tensor:
-    codebook = _verb(spec).codebook
-    batch = codes.shape[: codes.ndim - len(codebook.codes_shape)]
-    return codes.new_empty((*batch, codebook.dim), dtype=torch.float32)
+def _(codes: Tensor, state: list[Tensor], spec: str, stages: int, dim: int) -> Tensor:
+    return codes.new_empty((len(codes), dim), dtype=torch.float32)
 
 
 def encode_now(codebook: Codebook, x: Tensor) -> Tensor:
-    """Codes as contiguous int64."""
+    """Codes ``(n, *codes_shape)`` of ``(n, dim)`` as contiguous int64."""
     return codebook.encode(x).long().contiguous()
 
 
@@ -84,7 +84,7 @@ def encode(codebook: Codebook, x: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return encode_now(codebook, x)
     state = [tensor for _, tensor in _tensors(codebook)]
-    found: Tensor = _encode(x, state, str(codebook.spec))
+    found: Tensor = _encode(x, state, str(codebook.spec), list(codebook.codes_shape))
     return found
 
 
@@ -93,5 +93,5 @@ def decode(codebook: Codebook, codes: Tensor, stages: int = 0) -> Tensor:
     if not torch.compiler.is_compiling():
         return decode_now(codebook, codes, stages)
     state = [tensor for _, tensor in _tensors(codebook)]
-    found: Tensor = _decode(codes, state, str(codebook.spec), stages)
+    found: Tensor = _decode(codes, state, str(codebook.spec), stages, codebook.dim)
     return found

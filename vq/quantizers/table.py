@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vq.codebooks.nearest import nearest
-from vq.quantizers.base import Quantized, Quantizer, check_codes, check_input
+from vq.quantizers.base import Quantized, check_codes, check_input
+from vq.quantizers.compose import Composable
 from vq.quantizers.projection import Projection
 from vq.quantizers.usage import BatchUse, count_use, use_stats
 
 
-class TableQuantizer(Quantizer):
+class TableQuantizer(Composable):
     """One index a vector into a table of ``entries`` rows, with learned linear maps around it where dimensions differ.
 
     A vector that is NaN or infinite counts as masked: code -1, value zero, no gradient, nothing learned from it, and
@@ -87,12 +86,8 @@ class TableQuantizer(Quantizer):
 
     # The contract.
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize ``(*batch, dim)``; see ``Quantizer``.
-
-        Raises:
-            ValueError: for a wrong last dimension, a mask of another shape, or a quantizer that is not ready.
-        """
+    def run(self, x: Tensor, through: Tensor, mask: Tensor | None = None) -> Quantized:
+        """As ``forward``, with gradients in two lanes; see ``Composable``."""
         check_input(self.kind, x, self.dim, mask)
         self._check_ready()
         with torch.autocast(x.device.type, enabled=False):
@@ -109,6 +104,8 @@ class TableQuantizer(Quantizer):
             stats["distance"] = mean_square(points.detach(), rows.detach(), valid)
             if self.training:
                 stats.update(self._collect(points.detach(), codes, valid, use))
+            if through is not x:
+                passed = self._pass(self._prepare(through, mask)[0], rows, codes)
             values = self.projection.up(passed)
             values = torch.where(valid[:, None], values, values.new_zeros(()))
             codes = torch.where(valid, codes, torch.full_like(codes, -1))
@@ -168,19 +165,6 @@ class TableQuantizer(Quantizer):
         valid = finite & wanted
         flat = torch.where(valid[:, None], flat, flat.new_zeros(()))
         return self._points(self.projection.down(flat)), valid, (wanted & ~finite).sum()
-
-    def _check_ready(self) -> None:
-        if not torch.compiler.is_compiling() and not self.ready:
-            raise ValueError(f"{self.kind}: not ready; call start(features) or load a checkpoint")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move to another device, but never to another floating-point type."""
-
-        def same_type(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(same_type, recurse)
 
 
 def mean_square(a: Tensor, b: Tensor, valid: Tensor) -> Tensor:

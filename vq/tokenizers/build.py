@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vq.errors import VqError
+from vq.quantizers import KINDS
 from vq.quantizers import make as make_quantizer
 from vq.tokenizers.backbones import make_backbone
 from vq.tokenizers.data import mix
@@ -35,7 +37,8 @@ def build_tokenizer(recipe: Recipe, seed: int = 0) -> Tokenizer:
         body = make_backbone(name, seed=mix(seed, 6) % (1 << 62), **backbone)
         if not recipe.quantized:
             return Tokenizer(body, None, _rate(recipe))
-        quantizer.setdefault("dim", body.dim)
+        if kind in KINDS and "dim" in inspect.signature(KINDS[kind]).parameters:
+            quantizer.setdefault("dim", body.dim)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, 7))
             made = make_quantizer(kind, **quantizer)

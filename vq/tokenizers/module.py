@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vq.errors import VqError
+from vq.tokenizers.adversary import Adversary
 from vq.tokenizers.data import mix
+from vq.tokenizers.losses import LossParts, ReconstructionLoss
 from vq.tokenizers.recipe import Recipe
 from vq.tokenizers.tokenizer import Tokenizer
 
@@ -22,8 +24,9 @@ _LEAST_BACKOFF = 2.0**-10
 class TokenizerModule(lightning.LightningModule):
     """Phases by fractions of the run: autoencoder warm-up, the quantizer on the warmed-up features, optionally a GAN.
 
-    ``step`` counts batches; in callbacks' ``on_train_batch_end`` those that are done. Lightning's ``global_step`` counts
-    calls of optimizers, two a batch with a GAN; nothing here reads it. Random draws of a step depend on the seed and the step alone, so that a resumed run repeats them.
+    ``step`` counts batches; in callbacks' ``on_train_batch_end`` those that are done. Lightning's ``global_step``
+    counts calls of optimizers, two a batch with a GAN; nothing here reads it. Random draws of a step depend on the seed
+    and the step alone, so that a resumed run repeats them.
 
     A step whose features or gradients are not finite changes no weight, halves the learning rate for a while, and
     counts; ``recipe.patience`` of them in a row end the run.
@@ -33,7 +36,7 @@ class TokenizerModule(lightning.LightningModule):
         recipe: phases, optimizer, limits.
         reconstruction: ``(output, input)`` to ``LossParts``.
         pool: gives the n-th batch that the quantizer's start may look at.
-        discriminator: of the GAN; None where the recipe has none.
+        adversary: the discriminator's side; None where the recipe has no GAN.
         seed: of the step's random draws.
     """
 
@@ -41,16 +44,16 @@ class TokenizerModule(lightning.LightningModule):
         self,
         tokenizer: Tokenizer,
         recipe: Recipe,
-        reconstruction: nn.Module,
+        reconstruction: ReconstructionLoss,
         pool: Callable[[int], Tensor],
-        discriminator: nn.Module | None = None,
+        adversary: Adversary | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.reconstruction = reconstruction
-        self.discriminator = discriminator
+        self.adversary = adversary
         self.pool = pool
         self.seed = seed
         self.step = 0
@@ -59,7 +62,7 @@ class TokenizerModule(lightning.LightningModule):
         self.skipped_in_a_row = 0
         self.backoff = 1.0
         self.bad = False
-        self.automatic_optimization = discriminator is None
+        self.automatic_optimization = adversary is None
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         if tokenizer.quantizer is not None and self.warmup_steps > 0:
@@ -73,12 +76,13 @@ class TokenizerModule(lightning.LightningModule):
     @property
     def gan_step(self) -> int:
         """Batch from which the discriminator counts."""
-        return round(float(self.recipe.gan.get("start", 0.5)) * self.recipe.steps)
+        assert self.adversary is not None
+        return round(self.adversary.options.start * self.recipe.steps)
 
     @property
     def phase(self) -> str:
         """``warmup``, ``autoencoder`` (no quantizer), ``quantized`` or ``adversarial``."""
-        if self.discriminator is not None and self.step > self.gan_step:
+        if self.adversary is not None and self.step > self.gan_step:
             return "adversarial"
         if self.tokenizer.quantizer is None:
             return "autoencoder"
@@ -103,9 +107,9 @@ class TokenizerModule(lightning.LightningModule):
         if book:
             groups.append({"params": book, "weight_decay": 0.0})
         generator = torch.optim.AdamW(groups, **options)
-        if self.discriminator is None:
+        if self.adversary is None:
             return generator
-        critic = torch.optim.AdamW(self.discriminator.parameters(), **options, weight_decay=0.0)
+        critic = torch.optim.AdamW(self.adversary.parameters(), **options, weight_decay=0.0)
         return [generator, critic]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -131,14 +135,15 @@ class TokenizerModule(lightning.LightningModule):
         if not self._agree(bool(torch.isfinite(features).all())):
             self._skip("the encoder's output")
             return None
-        output, total = self._reconstruct(batch, features)
+        output, reconstruction, added = self._reconstruct(batch, features)
+        self.note({"loss": reconstruction + added})
         if self.automatic_optimization:
-            return total
-        self._adversarial_step(batch, output, total)
+            return reconstruction + added
+        self._adversarial_step(batch, output, reconstruction, added)
         return None
 
-    def _reconstruct(self, batch: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and loss, each part noted under its name."""
+    def _reconstruct(self, batch: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Output, reconstruction loss and quantizer's loss, each part noted under its name."""
         quantizer = self.tokenizer.quantizer
         added = features.new_zeros((), dtype=torch.float32)
         if quantizer is not None and self.started:
@@ -146,10 +151,35 @@ class TokenizerModule(lightning.LightningModule):
             features, added = quantized.values, quantized.loss
             self.note(quantized.losses)
         output = self.tokenizer.synthesize(features)
-        reconstruction = self.reconstruction(output, batch)
-        total = reconstruction.total + added
-        self.note({**reconstruction.parts, "loss": total})
-        return output, total
+        found: LossParts = self.reconstruction(output, batch)
+        self.note(found.parts)
+        return output, found.total, added
+
+    def _adversarial_step(
+        self, batch: Tensor, output: Tensor, reconstruction: Tensor, added: Tensor
+    ) -> None:
+        """Both optimizers by hand; before ``gan_step`` the tokenizer's alone."""
+        assert self.adversary is not None
+        optimizers: Any = self.optimizers()
+        generator, critic = optimizers
+        total = reconstruction + added
+        active = self.step > self.gan_step
+        if active:
+            last = self.tokenizer.backbone.last_weight
+            part, values = self.adversary.generator_part(batch, output, reconstruction, last)
+            total = total + part
+            self.note(values)
+        self._optimize(generator, total, "the gradient")
+        if active:
+            loss = self.adversary.critic_loss(batch, output)
+            self.note({"critic": loss})
+            self._optimize(critic, loss, "the discriminator's gradient")
+
+    def _optimize(self, optimizer: Any, loss: Tensor, what: str) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self._clip(optimizer, what):
+            optimizer.step()
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None

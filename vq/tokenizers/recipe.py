@@ -79,8 +79,9 @@ class Recipe:
         for name, choice in _CHOICE.items():
             if not isinstance(getattr(self, name).get(choice), str):
                 raise VqError(f"{name}: expected a map with at least `{choice}`, a text")
-        if self.gan and not 0 <= float(self.gan.get("start", 0.5)) < 1:
-            raise VqError(f"gan.start: expected a fraction of the run, got {self.gan['start']!r}")
+        start = self.gan.get("start", 0.5)
+        if not isinstance(start, (int, float)) or not 0 <= start < 1:
+            raise VqError(f"gan.start: expected a fraction from 0 to below 1, got {start!r}")
 
     def _check_ranges(self) -> None:
         whole = {"channels": 1, "size": 1, "resize": 0, "sample_rate": 1, "steps": 1, "batch": 1}

@@ -51,12 +51,13 @@ class RunFolder:
         Raises:
             VqError: if the folder holds a run with other settings (each is named), or files that are no run's.
         """
-        if fresh:
-            self._clear()
-        if self._settings.exists():
+        known = self._settings.exists()
+        if known and not fresh:
             self._compare(settings)
             return
-        if self.root.exists() and any(self.root.iterdir()):
+        if known:
+            self._clear()
+        elif self.root.exists() and any(self.root.iterdir()):
             raise VqError(
                 f"{self.root} holds files but no run; give another folder with --out, or empty it"
             )
@@ -84,8 +85,7 @@ class RunFolder:
             )
 
     def _clear(self) -> None:
-        if not self._settings.exists():
-            return
+        """Remove what runs leave; other files stay."""
         for name in _OURS:
             shutil.rmtree(self.root / name, ignore_errors=True)
         for name in _FILES:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vq.errors import VqError
+from vq.tokenizers.adversary import build_adversary
 from vq.tokenizers.build import budget, build_loss, build_tokenizer, quality_of
 from vq.tokenizers.callbacks import Keeper, Report, Validation, reconstruct
 from vq.tokenizers.data import Fixed, Pieces, Steps, mix
@@ -150,7 +151,8 @@ def make_module(recipe: Recipe, source: Source, options: TrainOptions) -> Tokeni
         return torch.stack([pieces[first + i] for i in range(recipe.batch)])
 
     tokenizer = build_tokenizer(recipe, options.seed)
-    return TokenizerModule(tokenizer, recipe, build_loss(recipe), pool, seed=options.seed)
+    adversary = build_adversary(recipe, options.seed)
+    return TokenizerModule(tokenizer, recipe, build_loss(recipe), pool, adversary, options.seed)
 
 
 def _settings(recipe: Recipe, source: Source, options: TrainOptions) -> dict[str, Any]:
