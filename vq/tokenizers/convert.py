@@ -13,13 +13,13 @@ from torch import Tensor
 
 from vq.errors import VqError
 from vq.tokenizers.atomic import UnreadableFile
-from vq.tokenizers.audio import AUDIO_SUFFIXES, read_audio, write_audio
+from vq.tokenizers.audio import read_audio, write_audio
 from vq.tokenizers.baselines import Coded
 from vq.tokenizers.code_spec import CodeSpec
 from vq.tokenizers.codec import TokenizerCodec
 from vq.tokenizers.evaluate import measure
-from vq.tokenizers.images import IMAGE_SUFFIXES, read_image, write_image
-from vq.tokenizers.source import split
+from vq.tokenizers.folder import Kind, inspect_folder, list_files, suffixes
+from vq.tokenizers.images import read_image, write_image
 from vq.tokenizers.tokenfile import TokenItem
 from vq.tokenizers.tokenreader import TokenReader
 from vq.tokenizers.tokenwriter import SHARD_BYTES, TokenWriter
@@ -54,8 +54,9 @@ class Signals:
         self.spec = spec
         self.files = signal_files(path, spec.kind)
         if held_out and Path(path).is_dir():
-            kept = set(split([file for _, file in self.files], Path(path))[1])
-            self.files = [pair for pair in self.files if pair[1] in kept]
+            found = inspect_folder(path, spec.kind, decode=False, minimum=1, progress=False)
+            kept = {item.key for item in found.val}
+            self.files = [pair for pair in self.files if pair[0] in kept]
         self.skipped: list[dict[str, str]] = []
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class Signals:
                 self.skipped.append({"file": key, "reason": error.reason})
 
 
-def signal_files(path: str | Path, kind: str) -> list[tuple[str, Path]]:
+def signal_files(path: str | Path, kind: Kind) -> list[tuple[str, Path]]:
     """Key and path of the images or sounds of a folder, or of one file, sorted by key; hidden ones are left out.
 
     Raises:
@@ -87,18 +88,13 @@ def signal_files(path: str | Path, kind: str) -> list[tuple[str, Path]]:
     root = Path(path)
     if root.is_file():
         return [(root.name, root)]
-    if not root.is_dir():
+    if not root.exists():
         raise VqError(f"{root}: no such file or folder")
-    suffixes = IMAGE_SUFFIXES if kind == "image" else AUDIO_SUFFIXES
-    found = []
-    for file in root.rglob("*"):
-        key = file.relative_to(root).as_posix()
-        hidden = any(part.startswith(".") for part in PurePosixPath(key).parts)
-        if file.suffix.lower() in suffixes and not hidden and file.is_file():
-            found.append((key, file))
+    wanted = suffixes(kind)
+    found = [(key, root / key) for key in list_files(root) if Path(key).suffix.lower() in wanted]
     if not found:
-        raise VqError(f"{root}: no {kind} files ({' '.join(sorted(suffixes))})")
-    return sorted(found)
+        raise VqError(f"{root}: no {kind} files ({' '.join(sorted(wanted))})")
+    return found
 
 
 def read_signal(path: Path, spec: CodeSpec) -> Tensor:
