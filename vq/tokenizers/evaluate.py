@@ -158,8 +158,8 @@ def evaluate(
             rows.append({"key": key, "size": list(x.shape[1:]), "bits": bits, **prefixes[-1][-1]})
             if done is not None:
                 done(len(rows))
-    if not rows:
-        raise ValueError("evaluate: expected at least one signal that can be read")
+        if not rows:
+            raise ValueError("evaluate: expected at least one signal that can be read")
     use = counts.use()
     entropy = _entropy_bits(codec.spec, use)
     return Evaluation(
