@@ -35,7 +35,7 @@ class MediaFile:
         bytes: of the file.
         digest: hash of its size and first MiB; files of equal content share it.
         split: "train" or "val".
-        notes: "silent", "clipped" or "grey", where that is so.
+        notes: of audio that was decoded: "silent" (below -60 dBFS), "clipped" (over 0.1% of samples at full scale).
     """
 
     key: str
@@ -210,9 +210,8 @@ def _look_image(path: Path, decode: bool) -> Look:
     from vq.tokenizers.images import image_info, read_image
 
     info = image_info(path)
-    if decode:
-        read_image(path, info.channels)
-    return info.size, info.channels, None, ("grey",) if info.channels == 1 else ()
+    size = tuple(read_image(path, info.channels).shape[1:]) if decode else info.size
+    return size, info.channels, None, ()
 
 
 def _look_audio(path: Path, decode: bool) -> Look:

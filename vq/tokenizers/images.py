@@ -50,7 +50,10 @@ def image_info(path: str | Path) -> ImageInfo:
     """
     with _opened(Path(path)) as image:
         width, height = image.size
-        if image.getexif().get(0x0112, 1) >= _SIDEWAYS:
+        early = (
+            image.format != "PNG" or "exif" in image.info
+        )  # PNG decodes all to look for it at the end
+        if early and image.getexif().get(0x0112, 1) >= _SIDEWAYS:
             width, height = height, width
         grey = image.mode in ("1", "L", "LA", "La", *_WIDE)
         return ImageInfo((height, width), 1 if grey else 3, image.mode)
