@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from vq.tokenizers import measures
 from vq.tokenizers.measures import mel_distance, psnr, si_sdr, ssim, stft_distance
+from vq.tokenizers.spectra import mel_filters
 
 RATE = 16000
 
@@ -126,6 +127,23 @@ def test_a_louder_copy_is_so_many_decades_away():
     expected = torch.full((2,), math.log10(2), dtype=torch.float64)
     assert_close(stft_distance(2 * x, x), expected, rtol=1e-4, atol=0)
     assert_close(mel(2 * x, x), expected, rtol=1e-4, atol=0)
+
+
+def test_spectral_distances_equal_a_second_formula():
+    """From torch.stft and an explicit sum over filters."""
+    x, y = (noise(1, 1, 2000, seed=i).double() for i in (0, 1))
+    size, floor = 512, 1e-5
+    window = torch.hann_window(size, dtype=torch.float64)
+    spectra = []
+    for v in (y, x):
+        found = torch.stft(v[0], size, size // 4, window=window, return_complex=True).abs()
+        spectra.append((found.square() / window.square().sum() + floor**2).sqrt()[0])
+    expected = (spectra[0].log10() - spectra[1].log10()).abs().mean()
+    assert_close(stft_distance(y, x, sizes=(size,))[0], expected)
+    filters = mel_filters(RATE, size, 80)
+    rows = [torch.stack([(f[:, None] * s).sum(0) for f in filters]) for s in spectra]
+    expected = (rows[0].log10() - rows[1].log10()).abs().mean()
+    assert_close(mel(y, x, sizes=(size,))[0], expected)
 
 
 def test_the_floor_bounds_silence():

@@ -81,8 +81,8 @@ def test_windows_agree_with_the_whole(case):
     """Up to rounding, for features and for samples; context one shorter than it is would show here."""
     backbone = build(case)
     axes = len(backbone.hop)
-    counts = [68, 20][:axes]
-    x = noise(2, backbone.channels, *(n * h for n, h in zip(counts, backbone.hop, strict=False)))
+    counts = [68 if axes == 1 else 24, 12][:axes]
+    x = noise(1, backbone.channels, *(n * h for n, h in zip(counts, backbone.hop, strict=False)))
     with torch.no_grad():
         z = backbone.encode(x)
         y = backbone.decode(z)
@@ -230,3 +230,39 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="at least one signal"):
         encode_long(audio, noise(0, 1, 6))
     assert default_window(((4, 4), (0, 0)), (1, 48)) == (64, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seanet", "vocos"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_default_sizes(name, causal):
+    """Ten seconds at 16 kHz through the default networks, in pieces of 100 ms and of 2.345 s."""
+    backbone = make_backbone(name, seed=0, causal=causal).eval()
+    x = 0.1 * noise(1, 1, 160_001)
+    padded = pad_to_grain(x, backbone.grain)
+    features = encode_long(backbone, padded)
+    middle, spread = features.mean((0, 2), keepdim=True), features.std()
+
+    def then(part: torch.Tensor) -> torch.Tensor:
+        return nearest(0.1 * (part - middle) / spread)
+
+    whole = encode_long(backbone, padded, then=then)
+    with torch.no_grad():
+        assert_close(features, backbone.encode(padded), rtol=1e-3, atol=1e-5)
+    for size in (1600, 37_520):
+        assert torch.equal(stream_all(EncodeStream(backbone, then=then), x, size), whole)
+        assert torch.equal(stream_all(EncodeStream(backbone), x, size), features)
+    assert len(whole.unique()) > 50
+
+
+@pytest.mark.slow
+def test_default_image_tiles():
+    """An image of some megapixels, whole against tiles, and each quarter's inside as in the whole."""
+    backbone = make_backbone("conv2d", seed=0).eval()
+    x = noise(1, 3, 512, 768)
+    whole = encode_long(backbone, x)
+    with torch.no_grad():
+        assert_close(whole, backbone.encode(x), rtol=1e-3, atol=1e-5)
+        assert_close(decode_long(backbone, whole), backbone.decode(whole), rtol=1e-3, atol=1e-5)
+    part = encode_long(backbone, x[..., :384])
+    assert_close(part[..., :-4], whole[..., :92], rtol=1e-3, atol=1e-5)

@@ -168,6 +168,39 @@ def test_wrong_shapes_are_named(case):
         backbone.decode(noise(1, backbone.dim + 1, *backbone.tile))
 
 
+@CASES
+def test_weights_survive_a_file(case, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    backbone = build(case, double=False)
+    save_file(backbone.state_dict(), tmp_path / "weights.safetensors")
+    again = make_backbone(backbone.name, seed=5, **backbone.config())
+    again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    x = noise(1, backbone.channels, *backbone.grain, dtype=torch.float32)
+    assert torch.equal(again.encode(x), backbone.encode(x))
+
+
+@CASES
+def test_autocast_stays_near_single_precision(case):
+    backbone = build(case, double=False)
+    x = noise(1, backbone.channels, *(2 * g for g in backbone.grain), dtype=torch.float32)
+    with torch.no_grad():
+        exact = backbone(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = backbone(x)
+    assert torch.isfinite(rough).all()
+    assert (rough.float() - exact).abs().mean() < 0.05 * exact.abs().mean() + 0.01
+
+
+@CASES
+def test_an_item_is_encoded_as_if_alone(case):
+    """Nothing is normalised over the batch."""
+    backbone = build(case)
+    x = noise(3, backbone.channels, *(2 * g for g in backbone.grain))
+    for i in range(3):
+        assert_close(backbone(x)[i : i + 1], backbone(x[i : i + 1]))
+
+
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ValueError, match="did you mean conv2d"):
         make_backbone("conv2")

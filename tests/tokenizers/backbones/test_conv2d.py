@@ -30,20 +30,20 @@ def test_context_of_the_default_by_hand():
 
 
 def test_it_learns():
-    """60 steps on smooth images beat the best constant image by far, on images not seen."""
+    """40 steps on smooth images beat the best constant image by far, on images not seen."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(96, 3, 4, 4, generator=generator)
+    images = torch.randn(64, 3, 4, 4, generator=generator)
     images = functional.interpolate(images, size=(16, 16), mode="bicubic")
-    train, held_out = images[:64], images[64:]
-    backbone = make_backbone("conv2d", width=16, seed=0)
-    optimizer = torch.optim.Adam(backbone.parameters(), 2e-3)
-    for _ in range(60):
+    train, held_out = images[:48], images[48:]
+    backbone = make_backbone("conv2d", width=8, seed=0)
+    optimizer = torch.optim.Adam(backbone.parameters(), 4e-3)
+    for _ in range(40):
         optimizer.zero_grad()
         (backbone(train) - train).square().mean().backward()
         optimizer.step()
     with torch.no_grad():
         error = (backbone(held_out) - held_out).square().mean()
-    assert error < 0.2 * held_out.var()
+    assert error < 0.3 * held_out.var()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,16 @@ def test_it_learns_a_tone():
     assert error < 0.1 * x.square().mean()
 
 
+def test_the_first_weights_let_signals_through():
+    """Features tell two signals apart from the start, and scale stays within a factor of ten to the output."""
+    backbone = make_backbone("seanet", seed=0)
+    x = torch.randn(2, 1, 6400, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z, y = backbone.encode(x), backbone(x)
+    assert 0.1 < float(z.std()) < 10 and 0.1 < float(y.std()) < 10
+    assert (z[0] - z[1]).std() > 0.5 * z.std()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

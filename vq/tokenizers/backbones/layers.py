@@ -134,3 +134,21 @@ class UpConv1d(nn.ConvTranspose1d):
         s = self.stride[0]
         first, last = span[0] + self.left, span[1] + self.left
         return -((self.kernel_size[0] - 1 - first) // s), last // s
+
+
+def unit_gain(net: nn.Module) -> None:
+    """Draw the weights of all 1-D convolutions from N(0, 1 / fan in) and set their biases to zero.
+
+    Without a norm, torch's own start (variance 1 / (3 fan in)) loses two thirds of the power at each layer: after
+    twenty of them the features of any two signals are almost the same.
+    """
+    for layer in net.modules():
+        if isinstance(layer, UpConv1d):
+            fan_in = 2 * layer.in_channels  # of the 2 stride taps, two meet each sample
+        elif isinstance(layer, nn.Conv1d):
+            fan_in = layer.weight[0].numel()
+        else:
+            continue
+        nn.init.normal_(layer.weight, 0.0, fan_in**-0.5)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from vq.tokenizers.backbones.base import Backbone, check_whole, register_backbone
-from vq.tokenizers.backbones.layers import PaddedConv1d, Residual, Snake, UpConv1d
+from vq.tokenizers.backbones.layers import PaddedConv1d, Residual, Snake, UpConv1d, unit_gain
 
 ACTIVATIONS = ("elu", "snake")
 
@@ -75,6 +75,7 @@ class SEANet(Backbone):
         self.widths = [min(width * 2**i, max_width) for i in range(len(strides) + 1)]
         self.encoder = self._encoder()
         self.decoder = self._decoder()
+        unit_gain(self)
 
     def config(self) -> dict[str, Any]:
         """The arguments."""
