@@ -71,7 +71,8 @@ def _rate(recipe: Recipe) -> int | None:
 
 
 def build_loss(recipe: Recipe) -> ReconstructionLoss:
-    """The reconstruction loss: each key of ``loss`` is a part, its value a weight or a map of ``weight`` and options.
+    """The reconstruction loss: each key of ``loss`` is a part, its value a weight (0 drops it) or a map of
+    ``weight`` and options.
 
     Raises:
         VqError: for parts or options that do not exist.
@@ -80,7 +81,10 @@ def build_loss(recipe: Recipe) -> ReconstructionLoss:
     options: dict[str, dict[str, Any]] = {}
     for name, value in recipe.loss.items():
         more = dict(value) if isinstance(value, dict) else {"weight": value}
-        weights[name] = more.pop("weight", 1.0)
+        weight = more.pop("weight", 1.0)
+        if weight == 0:
+            continue
+        weights[name] = weight
         if more:
             options[name] = more
     try:

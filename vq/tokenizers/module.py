@@ -211,7 +211,7 @@ class TokenizerModule(lightning.LightningModule):
         self.backoff = max(self.backoff / 2, _LEAST_BACKOFF)
         if self.skipped_in_a_row >= self.recipe.patience:
             raise VqError(
-                f"step {self.step}: {what} is not finite, for the {self.skipped_in_a_row}th step in a row. The last "
+                f"step {self.step}: {what} is not finite, {self.skipped_in_a_row} steps in a row. The last "
                 f"good checkpoint is kept. Try learning_rate={self.recipe.learning_rate / 3:.0e}, clip=0.5, "
                 "precision=32-true, or look for broken files in the data"
             )

@@ -147,9 +147,10 @@ class CodebookMonitor(lightning.Callback):
             if name not in self._usage:
                 self._usage[name] = Usage(quantizer.code_entries, quantizer.dim, x.device)
             self._usage[name].add(x, output.codes)
-            if "revived" in output.stats:
-                revived = output.stats["revived"].detach().double().sum()
-                self._revived[name] = self._revived.get(name, 0) + revived
+            for key, value in output.stats.items():
+                if key.rpartition("/")[2].rpartition(".")[2] == "revived":
+                    revived = value.detach().double().sum()
+                    self._revived[name] = self._revived.get(name, 0) + revived
 
         return count
 

@@ -13,8 +13,8 @@ from vq.errors import VqError
 
 DEFAULTS = {"image": "image-f4", "audio": "speech-16k"}
 OFF = "none"  # as quantizer: an autoencoder, the upper bound of every comparison
-# A nested key that says which other keys make sense: where it changes, the others start afresh.
-_CHOICE = {"quantizer": "kind", "backbone": "name"}
+_NEEDED = {"quantizer": "kind", "backbone": "name"}
+_CHOICES = ("kind", "name")  # they say which other keys make sense; where one changes, the others start afresh
 _NESTED = ("backbone", "quantizer", "loss", "gan")
 
 
@@ -76,7 +76,7 @@ class Recipe:
         if self.kind not in DEFAULTS:
             raise VqError(f"kind: expected image or audio, got {self.kind!r}")
         self._check_ranges()
-        for name, choice in _CHOICE.items():
+        for name, choice in _NEEDED.items():
             if not isinstance(getattr(self, name).get(choice), str):
                 raise VqError(f"{name}: expected a map with at least `{choice}`, a text")
         start = self.gan.get("start", 0.5)
@@ -168,30 +168,31 @@ def read_recipe(name: str | Path, changes: Iterable[str] = ()) -> Recipe:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes over a base, maps key by key; a changed ``quantizer.kind`` or ``backbone.name`` drops its base's keys."""
+    """Changes over a base, maps key by key; a changed ``kind`` or ``name`` in a map drops its base's keys."""
     merged = dict(base)
     for key, value in changes.items():
         before = merged.get(key)
-        if not isinstance(value, Mapping) or not isinstance(before, Mapping) or not value:
+        nested = isinstance(value, Mapping) and isinstance(before, Mapping) and value
+        if nested and not any(value.get(k, before.get(k)) != before.get(k) for k in _CHOICES):
+            merged[key] = merge(before, value)
+        else:
             merged[key] = value
-            continue
-        choice = _CHOICE.get(key)
-        same = choice is None or value.get(choice, before.get(choice)) == before.get(choice)
-        merged[key] = {**before, **value} if same else dict(value)
     return merged
 
 
 def _parse_change(text: str) -> dict[str, Any]:
     key, sign, value = text.partition("=")
     path = key.strip().split(".")
-    if not sign or not all(path) or len(path) > 2:
+    if not sign or not all(path):
         raise VqError(f"expected key=value or map.key=value, got {text!r}")
-    if len(path) == 2 and path[0] not in _NESTED:
+    if len(path) > 1 and path[0] not in _NESTED:
         raise VqError(
             f"{text!r}: {path[0]!r} has no keys of its own; {nearest_names(path[0], _NESTED)}"
         )
     parsed = _yaml(value, f"value of {key}")
-    return {path[0]: parsed} if len(path) == 1 else {path[0]: {path[1]: parsed}}
+    for part in reversed(path):
+        parsed = {part: parsed}
+    return dict(parsed)
 
 
 def _inherited(name: str | Path, seen: tuple[str, ...]) -> dict[str, Any]:
