@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vq.cli.main import main
-from vq.tokenizers.folder import inspect_folder
+from vq.tokenizers.recipe import read_recipe
+from vq.tokenizers.source import inspect
 
 
 def test_tables_for_people(image_model, pictures, capsys):
@@ -32,8 +33,9 @@ def test_json_for_programs(audio_model, recordings, tmp_path, capsys):
 def test_held_out_files_only(image_model, pictures, capsys):
     assert main(["eval", str(image_model), str(pictures), "--held-out", "--json"]) == 0
     keys = [row["key"] for row in json.loads(capsys.readouterr().out)["files"]]
-    held = [item.key for item in inspect_folder(pictures, "image", progress=False).val]
-    assert keys == held and 0 < len(keys) < 4
+    held = inspect(pictures, read_recipe("image-f4")).held_out
+    assert keys == [path.relative_to(pictures).as_posix() for path in held]
+    assert 0 < len(keys) < 4
 
 
 def test_bad_files_are_named(image_model, pictures, capsys):

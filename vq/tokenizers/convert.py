@@ -18,8 +18,10 @@ from vq.tokenizers.baselines import Coded
 from vq.tokenizers.code_spec import CodeSpec
 from vq.tokenizers.codec import TokenizerCodec
 from vq.tokenizers.evaluate import measure
-from vq.tokenizers.folder import Kind, inspect_folder, list_files, suffixes
+from vq.tokenizers.folder import Kind, list_files, suffixes
 from vq.tokenizers.images import read_image, write_image
+from vq.tokenizers.recipe import DEFAULTS, read_recipe
+from vq.tokenizers.source import inspect
 from vq.tokenizers.tokenfile import TokenItem
 from vq.tokenizers.tokenreader import TokenReader
 from vq.tokenizers.tokenwriter import SHARD_BYTES, TokenWriter
@@ -54,9 +56,8 @@ class Signals:
         self.spec = spec
         self.files = signal_files(path, spec.kind)
         if held_out and Path(path).is_dir():
-            found = inspect_folder(path, spec.kind, decode=False, minimum=1, progress=False)
-            kept = {item.key for item in found.val}
-            self.files = [pair for pair in self.files if pair[0] in kept]
+            kept = set(inspect(path, read_recipe(DEFAULTS[spec.kind])).held_out)
+            self.files = [pair for pair in self.files if pair[1] in kept]
         self.skipped: list[dict[str, str]] = []
 
     def __len__(self) -> int:
