@@ -17,7 +17,7 @@ from vq.tokenizers.codec import TokenizerCodec, open_tokenizer
 from vq.tokenizers.convert import Signals
 from vq.tokenizers.evaluate import Evaluation, evaluate
 
-QUALITIES = (1, 2, 3, 5, 8, 12, 18, 25, 35, 50, 65, 80, 90)
+QUALITIES = (1, 3, 5, 10, 20, 35, 55, 75, 90)
 BLOCKS = (16, 32, 64, 128)  # samples; 256 entries a stage
 DIMS = 32  # principal axes kept
 MOST_STAGES = 8
