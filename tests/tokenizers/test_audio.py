@@ -173,8 +173,12 @@ def test_av_files_without_sound_or_without_av(tmp_path, monkeypatch):
     with pytest.raises(UnreadableFile, match=r"a.m4a: is no audio that FFmpeg"):
         read_audio(tmp_path / "a.m4a")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(VqError, match="reading .m4a needs PyAV: pip install av"):
+    with pytest.raises(UnreadableFile, match=r"a.m4a: .m4a needs PyAV: pip install av"):
         read_audio(tmp_path / "a.m4a")
+    write_audio(tmp_path / "a.wav", torch.zeros(1, 10), 8000)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(VqError, match="audio needs soundfile"):
+        read_audio(tmp_path / "a.wav")
 
 
 def test_wrong_arguments(tmp_path):

@@ -14,6 +14,7 @@ from vq.errors import VqError
 Image = pytest.importorskip("PIL.Image")
 soundfile = pytest.importorskip("soundfile")
 
+from vq.tokenizers import folder  # noqa: E402
 from vq.tokenizers.audio import write_audio  # noqa: E402 (needs soundfile)
 from vq.tokenizers.folder import inspect_folder, list_files, split_of  # noqa: E402
 from vq.tokenizers.images import write_image  # noqa: E402 (needs Pillow)
@@ -23,14 +24,14 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 0.5
 
 
-def photos(folder, count: int = 4, start: int = 0) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def photos(target, count: int = 4, start: int = 0) -> None:
+    target.mkdir(parents=True, exist_ok=True)
     for n in range(start, start + count):
-        write_image(folder / f"{n}.png", noise(3, 8 + n, 6, seed=n))
+        write_image(target / f"{n}.png", noise(3, 8 + n, 6, seed=n))
 
 
-def sides(folder, **options) -> dict[str, str]:
-    return {item.key: item.split for item in inspect_folder(folder, **options).items}
+def sides(target, **options) -> dict[str, str]:
+    return {item.key: item.split for item in inspect_folder(target, **options).items}
 
 
 def test_images_with_broken_files_and_other_files(tmp_path):
@@ -132,6 +133,21 @@ def test_empty_and_useless_folders(tmp_path):
         inspect_folder(tmp_path)
     with pytest.raises(VqError, match="no audio files here; found 1 of .png, 1 of .txt"):
         inspect_folder(tmp_path, "audio")
+
+
+def test_a_file_that_vanishes_meanwhile(tmp_path, monkeypatch):
+    photos(tmp_path, 3)
+    real = folder.content_digest
+
+    def vanish(path):
+        if path.name == "1.png":
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(folder, "content_digest", vanish)
+    found = inspect_folder(tmp_path)
+    assert [item.key for item in found.items] == ["0.png", "2.png"]
+    assert found.unreadable == (("1.png", "No such file or directory"),)
 
 
 def test_kind_is_what_most_files_are(tmp_path):

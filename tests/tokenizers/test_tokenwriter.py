@@ -158,6 +158,24 @@ def test_damaged_open_bytes_are_written_again(tmp_path, whole, contents):
     assert contents(tmp_path) == want
 
 
+def test_a_run_killed_again_while_it_makes_up_for_lost_bytes(tmp_path, contents):
+    write(tmp_path / "a", cap=10_000)
+    writer = TokenWriter(tmp_path / "b", SPEC, shard_bytes=10_000)
+    add_all(writer)
+    writer.journal.close()
+    path = tmp_path / "b" / "unfinished" / "open.bin"
+    path.write_bytes(b"\xff" + path.read_bytes()[1:])
+    writer = TokenWriter(tmp_path / "b", SPEC, shard_bytes=10_000)
+    assert len(writer) == 0
+    codes = codes_of(0)
+    writer.add("ordner/ä0.wav", codes, (codes.shape[1] * 320 - 7,), 1.0)
+    writer.journal.close()
+    assert len(path.read_bytes()) == writer.items[0].bytes
+    assert len((path.parent / "records.jsonl").read_bytes().splitlines()) == 1
+    write(tmp_path / "b", cap=10_000)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def test_resuming_keeps_what_is_done(tmp_path):
     with pytest.raises(Killed), TokenWriter(tmp_path, SPEC, shard_bytes=CAP) as writer:
         for number in range(5):

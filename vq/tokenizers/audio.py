@@ -82,8 +82,9 @@ def read_audio(
         float32 ``(channels, samples)``, full scale 1, and the rate in Hz.
 
     Raises:
-        UnreadableFile: if the file is missing, broken, has no samples, holds NaN, or cannot get this many channels.
-        VqError: if PyAV is needed and not installed.
+        UnreadableFile: if the file is missing, broken, has no samples, holds NaN, cannot get this many channels, or
+            needs PyAV where that is not installed.
+        VqError: if soundfile is not installed.
     """
     path = Path(path)
     check_exists(path)
@@ -219,7 +220,7 @@ def _read_av(path: Path) -> tuple[np.ndarray, int]:
     try:
         import av
     except ImportError as error:
-        raise VqError(f"{path}: reading {path.suffix} needs PyAV: pip install av") from error
+        raise UnreadableFile(path, f"{path.suffix} needs PyAV: pip install av") from error
     form = "g722" if path.suffix.lower() == ".g722" else None
     parts: list[np.ndarray] = []
     rate = 0

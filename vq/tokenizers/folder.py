@@ -196,11 +196,12 @@ def _look(root: Path, key: str, kind: Kind, decode: bool, val_fraction: float) -
     """What one file is; UnreadableFile if it cannot be used."""
     path = root / key
     size, channels, rate, notes = (_look_image if kind == "image" else _look_audio)(path, decode)
-    digest = content_digest(path)
+    try:
+        digest, length = content_digest(path), path.stat().st_size
+    except OSError as error:  # gone since it was read
+        raise UnreadableFile(path, error.strerror or str(error)) from error
     split = split_of(digest, val_fraction)
-    return MediaFile(
-        key, path, size, channels, rate, path.stat().st_size, digest, split, notes
-    )  # fmt: skip
+    return MediaFile(key, path, size, channels, rate, length, digest, split, notes)
 
 
 Look = tuple[tuple[int, ...], int, int | None, tuple[str, ...]]
