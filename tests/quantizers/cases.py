@@ -38,3 +38,28 @@ CASES += [
     ("fixed", {"codebook": "scalar(bits=2)", "dim": 5, "inner": 3, "estimator": "rotation"}),
     ("fixed", {"codebook": f"residual(stages=2, of={KMEANS}, beam=4)", "scale": "fixed"}),
 ]
+
+# Quantizers made of others.
+VQ = {"kind": "vq", "codebook": KMEANS}
+FSQ6 = {"kind": "fsq", "levels": [5, 5, 5], "dim": 6, "normalise": True}
+CASES += [
+    ("residual", {"of": VQ, "stages": 3, "dropout": 0.5}),
+    (
+        "residual",
+        {"of": [VQ, FSQ6, {"kind": "fixed", "codebook": "dn(dim=3, bits=2, step=1)", "dim": 6}]},
+    ),
+    ("residual", {"of": {**FSQ6, "levels": [3] * 6}, "stages": 2, "estimator": "rotation"}),
+    ("grouped", {"of": [VQ, FSQ6]}),
+    (
+        "grouped",
+        {
+            "of": {"kind": "residual", "of": {"kind": "simvq", "codebook": SIMVQ}, "stages": 2},
+            "groups": 2,
+        },
+    ),
+    ("grouped", {"of": [VQ, {"kind": "residual", "of": VQ, "stages": 2, "dropout": 1.0}]}),
+    ("multiscale", {"of": VQ, "strides": [4, 2, 1], "dropout": 0.5}),
+    ("multiscale", {"of": [FSQ6, {"kind": "residual", "of": VQ, "stages": 2}], "strides": [3, 1]}),
+    ("factorized", {"of": VQ, "dim": 7, "heads": 2}),
+    ("factorized", {"of": [VQ, FSQ6], "dim": 8, "hidden": 12, "teachers": [None, 5]}),
+]

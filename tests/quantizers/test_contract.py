@@ -167,6 +167,8 @@ def test_what_is_masked_does_not_matter(layer):
 
 
 def test_a_vector_is_quantized_the_same_alone(layer):
+    if layer.kind == "multiscale":
+        pytest.skip("its blocks are frames that belong together")
     layer.eval()
     x = data(64, layer.dim)
     codes = layer.encode(x)

@@ -10,7 +10,7 @@ _TINY = 1e-12
 
 
 def log_odds(points: Tensor, bound: Tensor, temperature: float) -> Tensor:
-    """Log odds of + against - in each bit, under ``p(c | z) = softmax_c(2 z·c / temperature)`` for c in {-bound, bound}^bits.
+    """Log odds of + against - in each bit under ``p(c | z) = softmax_c(2 z·c / temperature)``, c of ±bound.
 
     The logits of a code are sums over its bits, so the bits are independent given z: ``4 z bound / temperature``.
     """

@@ -67,6 +67,7 @@ class FiniteScalarQuantizer(_Finite):
     """
 
     codebook: FSQ
+    reach: Tensor
 
     def __init__(
         self,

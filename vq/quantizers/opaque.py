@@ -1,4 +1,4 @@
-"""Codebook search and lookup as single operators, so that a compiled graph can hold codebooks that look at their data."""
+"""Codebook search and lookup as single operators, so that a compiled graph can hold any codebook."""
 
 from __future__ import annotations
 
