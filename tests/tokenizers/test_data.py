@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from vq.errors import VqError
 from vq.tokenizers.data import Fixed, Pieces, Steps, fill, mix, to_float
-from vq.tokenizers.source import inspect, split
+from vq.tokenizers.source import inspect
 
 FILES = [Path(str(n)) for n in range(5)]
 
@@ -142,40 +142,26 @@ def test_wrong_pieces():
         Pieces(FILES, numbered, (8, 8), shares=[1])
 
 
-def test_split_holds_a_tenth_and_new_files_move_none():
-    files = [Path(f"x/{n}.png") for n in range(1000)]
-    rest, held = split(files, Path("x"))
-    assert 70 < len(held) < 130 and not set(rest) & set(held)
-    assert len(rest) + len(held) == 1000
-    fewer = split(files[:500], Path("x"))[1]
-    assert set(fewer) == {p for p in held if p in set(files[:500])}
-
-
-def test_split_of_few_files():
-    one = [Path("x/a")]
-    assert split(one, Path("x")) == (one, one)
-    rest, held = split([Path("x/a"), Path("x/b")], Path("x"))
-    assert len(rest) == len(held) == 1 and rest != held
-
-
 def test_a_folder_of_pictures(photos, image_recipe):
     source = inspect(photos, image_recipe())
-    assert len(source.train) + len(source.held_out) == 6 and source.shares == [1] * 5
+    assert len(source.folder.train) + len(source.held_out) == 6
+    assert set(source.shares(image_recipe())) == {1}
     fixed = source.fixed(image_recipe(), 7)
     assert fixed.shape == (7, 3, 16, 16) and fixed.abs().max() <= 1
     assert torch.equal(fixed, source.fixed(image_recipe(), 7))
+    values = torch.cat([source.load(item.path).flatten() for item in source.held_out])
+    assert set(((fixed + 1) * 127.5).round().long().unique().tolist()) <= set(values.tolist())
 
 
 def test_a_folder_of_sounds_is_visited_by_length(sounds, sound_recipe):
     source = inspect(sounds, sound_recipe())
     lengths = {f"s{n}.wav": n + 1 for n in range(4)}  # clips of 0.1 s
-    assert source.shares == [lengths[p.name] for p in source.train]
+    assert source.shares(sound_recipe()) == [lengths[item.key] for item in source.folder.train]
     assert source.pieces(sound_recipe(), 0)[0].shape == (1, 800)
 
 
 def test_sounds_are_brought_to_the_recipe_s_rate(sounds, sound_recipe):
-    recipe = sound_recipe(sample_rate=16000)
-    source = inspect(sounds, recipe)
+    source = inspect(sounds, sound_recipe(sample_rate=16000))
     assert source.load(sounds / "s1.wav").shape == (1, 3200)
 
 
@@ -184,23 +170,28 @@ def test_pictures_are_scaled_to_resize(photos, image_recipe):
     assert source.load(photos / "p0.png").shape == (3, 20, 30)  # 40 x 60
 
 
+def test_one_file_is_trained_on_and_measured(tmp_path, photos, image_recipe):
+    (tmp_path / "only.png").write_bytes((photos / "p0.png").read_bytes())
+    source = inspect(tmp_path, image_recipe())
+    assert source.held_out and source.folder.train
+    assert source.fixed(image_recipe(), 2).shape[0] == 2
+
+
 def test_what_is_wrong_with_a_folder(tmp_path, photos, image_recipe, sound_recipe):
-    with pytest.raises(VqError, match="is no folder"):
+    with pytest.raises(VqError, match="no"):
         inspect(tmp_path / "no", image_recipe())
-    with pytest.raises(VqError, match="has no audio files"):
+    with pytest.raises(VqError, match="no audio files here"):
         inspect(photos, sound_recipe())
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(VqError, match=r"1 cannot be read, the first: .*broken.png"):
+    with pytest.raises(VqError, match=r"1 cannot be read: broken.png"):
         inspect(tmp_path, image_recipe())
 
 
-def test_broken_files_are_left_out_and_told(tmp_path, photos, image_recipe):
-    (tmp_path / "good.png").write_bytes((photos / "p0.png").read_bytes())
-    (tmp_path / "also.png").write_bytes((photos / "p1.png").read_bytes())
+def test_the_digest_knows_files_that_count(tmp_path, photos, image_recipe):
+    for name in ("p0.png", "p1.png"):
+        (tmp_path / name).write_bytes((photos / name).read_bytes())
     before = inspect(tmp_path, image_recipe()).digest
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    source = inspect(tmp_path, image_recipe())
-    assert dict(source.rows)["left out"].startswith("1 files")
-    assert source.digest == before
-    (tmp_path / "new.png").write_bytes((photos / "p2.png").read_bytes())
+    assert inspect(tmp_path, image_recipe()).digest == before
+    (tmp_path / "p1.png").write_bytes((photos / "p2.png").read_bytes())
     assert inspect(tmp_path, image_recipe()).digest != before

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-lightning = pytest.importorskip("lightning")
+pytest.importorskip("lightning")
+
+import lightning
 
 from vq.errors import VqError
 from vq.tokenizers.adversary import build_adversary

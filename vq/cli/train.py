@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train and print what came out."""
     need_lightning()
-    from vq.tokenizers.train import TrainOptions, train
+    from vq.tokenizers.train import TrainOptions, is_main_process, train
 
     apply_threads(args)
     recipe = _recipe(args)
@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         report = train(recipe, args.data, _out(args), options)
     finally:
         show.close()
-    _print(report, recipe, args.json)
+    if is_main_process():
+        _print(report, recipe, args.json)
     return 0 if report.passed else 1
 
 

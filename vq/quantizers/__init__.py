@@ -33,8 +33,6 @@ __all__ = [
     "ResidualQuantizer",
     "SimVectorQuantizer",
     "VectorQuantizer",
-    "finite",
-    "fixed",
     "make",
     "register",
 ]

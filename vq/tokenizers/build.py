@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,17 @@ from vq.errors import VqError
 from vq.quantizers import KINDS
 from vq.quantizers import make as make_quantizer
 from vq.tokenizers.backbones import make_backbone
+from vq.tokenizers.budget import token_budget
 from vq.tokenizers.data import mix
+from vq.tokenizers.folder import Folder
+from vq.tokenizers.folder_report import aligned, folder_table
 from vq.tokenizers.losses import ReconstructionLoss
 from vq.tokenizers.measures import psnr, si_sdr, ssim
 from vq.tokenizers.recipe import Recipe
 from vq.tokenizers.tokenizer import Tokenizer
 
 _SSIM_WINDOW = 11
+UNTRAINED = "untrained"
 
 
 def build_tokenizer(recipe: Recipe, seed: int = 0) -> Tokenizer:
@@ -71,8 +76,9 @@ def _rate(recipe: Recipe) -> int | None:
 
 
 def build_loss(recipe: Recipe) -> ReconstructionLoss:
-    """The reconstruction loss: each key of ``loss`` is a part, its value a weight (0 drops it) or a map of
-    ``weight`` and options.
+    """The reconstruction loss of a recipe.
+
+    Each key of ``loss`` is a part, its value a weight (0 drops it) or a map of ``weight`` and options.
 
     Raises:
         VqError: for parts or options that do not exist.
@@ -108,26 +114,17 @@ def quality_of(recipe: Recipe) -> Callable[[Tensor, Tensor], dict[str, float]]:
     return image if recipe.kind == "image" else audio
 
 
-def budget(tokenizer: Tokenizer, recipe: Recipe) -> list[tuple[str, str]]:
-    """What the tokens of a recipe cost: rows of a name and a text."""
+def describe(tokenizer: Tokenizer, recipe: Recipe, folder: Folder) -> str:
+    """What is about to be trained on what, and what its codes will cost: a table for people."""
     parameters = sum(p.numel() for p in tokenizer.parameters())
     rows = [("model", f"{tokenizer.named}, {parameters / 1e6:.2f} M parameters")]
-    quantizer = tokenizer.quantizer
+    if tokenizer.quantizer is None:
+        return f"{folder_table(folder)}\n{aligned(rows)}"
+    spec = tokenizer.spec(UNTRAINED)
     positions = math.prod(tokenizer.backbone.positions(recipe.item_size))
-    if quantizer is None:
-        return rows
-    entries = quantizer.code_entries
-    bits = sum(math.log2(n) for n in entries)
-    hop = tokenizer.backbone.hop
-    if recipe.kind == "image":
-        rate = f"{bits / math.prod(hop):.3f} bits/pixel"
-    else:
-        rate = f"{bits * recipe.sample_rate / hop[0] / 1000:.2f} kbit/s"
-    books = ", ".join(f"{entries.count(n)} x {n}" for n in dict.fromkeys(entries))
-    drawn = positions * recipe.batch * recipe.steps * (1 - recipe.warmup)
-    rows += [
-        ("tokens", f"{positions} positions an item, codes of {books} entries"),
-        ("rate", f"{bits:.1f} bits a position, {rate}"),
-        ("budget", f"{drawn / max(entries):.0f} vectors for each entry in the quantized part"),
-    ]
-    return rows
+    books = Counter(spec.entries)
+    rows.append(("codes", ", ".join(f"{count} x {n:,} entries" for n, count in books.items())))
+    rows.append(("rate", f"{spec.bits_per_position:.1f} bits a position"))
+    drawn = positions * recipe.batch * (recipe.steps - round(recipe.warmup * recipe.steps))
+    rows.append(("training", f"{drawn / max(spec.entries):.0f} vectors for each entry"))
+    return f"{folder_table(folder)}\n{aligned(rows)}\n{token_budget(folder, spec).table()}"

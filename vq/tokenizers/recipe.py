@@ -14,7 +14,10 @@ from vq.errors import VqError
 DEFAULTS = {"image": "image-f4", "audio": "speech-16k"}
 OFF = "none"  # as quantizer: an autoencoder, the upper bound of every comparison
 _NEEDED = {"quantizer": "kind", "backbone": "name"}
-_CHOICES = ("kind", "name")  # they say which other keys make sense; where one changes, the others start afresh
+_CHOICES = (
+    "kind",
+    "name",
+)  # they say which other keys make sense; where one changes, the others start afresh
 _NESTED = ("backbone", "quantizer", "loss", "gan")
 
 
@@ -172,11 +175,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         before = merged.get(key)
-        nested = isinstance(value, Mapping) and isinstance(before, Mapping) and value
-        if nested and not any(value.get(k, before.get(k)) != before.get(k) for k in _CHOICES):
-            merged[key] = merge(before, value)
-        else:
-            merged[key] = value
+        merged[key] = value
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and value:
+            if all(
+                value.get(choice, before.get(choice)) == before.get(choice) for choice in _CHOICES
+            ):
+                merged[key] = merge(before, value)
     return merged
 
 

@@ -178,9 +178,11 @@ class Tokenizer(nn.Module):
     @property
     def strides(self) -> tuple[int, ...]:
         """For each of the Q codes, along how many positions of the last axis it stays the same."""
-        quantizer = self._need_quantizer()
-        each = getattr(quantizer, "strides", None) or (1,) * len(quantizer.code_entries)
-        return tuple(int(n) for n in each)
+        if self.quantizer is None:
+            return ()
+        depth = len(self.quantizer.code_entries)
+        each = [int(n) for n in getattr(self.quantizer, "strides", (1,))]
+        return tuple(n for n in each for _ in range(depth // len(each)))
 
     @property
     def _local(self) -> bool:
@@ -194,16 +196,24 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: where there is no quantizer that has started.
         """
-        quantizer = self._need_quantizer()
+        self._need_quantizer()
+        return self.spec(self.model_hash)
+
+    def spec(self, model_hash: str) -> CodeSpec:
+        """What the codes mean, with a hash that is known already.
+
+        Raises:
+            ValueError: where there is no quantizer.
+        """
         return CodeSpec(
             kind="image" if self.kind == "image" else "audio",
-            entries=quantizer.code_entries,
+            entries=() if self.quantizer is None else self.quantizer.code_entries,
             strides=self.strides,
             hop=self.backbone.hop,
             channels=self.backbone.channels,
             sample_rate=self.sample_rate,
             normalisation="none",
-            model_hash=self.model_hash,
+            model_hash=model_hash,
         )
 
     def _need_quantizer(self) -> Quantizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vq.errors import VqError
 from vq.tokenizers.adversary import build_adversary
-from vq.tokenizers.build import budget, build_loss, build_tokenizer, quality_of
+from vq.tokenizers.build import build_loss, build_tokenizer, describe, quality_of
 from vq.tokenizers.callbacks import Keeper, Report, Validation, reconstruct
 from vq.tokenizers.data import Fixed, Pieces, Steps, mix
 from vq.tokenizers.metrics_file import MetricsFile
@@ -131,9 +132,9 @@ def train(
     source = inspect(data, recipe)
     folder = RunFolder(out)
     module = make_module(recipe, source, options)
-    for name, value in [*source.rows, *budget(module.tokenizer, recipe)]:
-        _tell(options, f"{name:<16} {value}")
-    folder.open(_settings(recipe, source, options), fresh=options.fresh)
+    if is_main_process():
+        _tell(options, describe(module.tokenizer, recipe, source.folder))
+        folder.open(_settings(recipe, source, options), fresh=options.fresh)
     report = _callbacks(module, folder, source, options)
     if folder.last_step < recipe.steps:
         _fit(module, folder, source, options, report)
@@ -287,7 +288,8 @@ def _finish(
     usable = module.tokenizer.quantizer is None or module.started
     model_hash = None
     if usable:
-        module.tokenizer.save(folder.model)
+        if is_main_process():
+            module.tokenizer.save(folder.model)
         model_hash = module.tokenizer.model_hash
     ratio = None
     values = dict(watchers.report.latest)
@@ -317,8 +319,13 @@ def _loss_ratio(module: TokenizerModule, items: Tensor) -> float:
     return loss / trivial if trivial > 0 else math.inf
 
 
+def is_main_process() -> bool:
+    """Whether this is the first process of a run; Lightning and torchrun number the others in the environment."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 def _tell(options: TrainOptions, text: str) -> None:
-    if options.show is not None:
+    if options.show is not None and is_main_process():
         options.show(text)
 
 
