@@ -83,7 +83,7 @@ def _frozen(entries: int, seed: int) -> dict[str, Any]:
 
 def _halves(entries: int, seed: int) -> dict[str, Any]:
     half = {"kind": "vq", "codebook": f"kmeans(dim={DIM // 2}, entries={entries})"}
-    return {"kind": "factorized", "groups": 2, "of": half, "seed": seed}
+    return {"kind": "factorized", "dim": DIM, "heads": 2, "of": half, "seed": seed}
 
 
 def _stages(entries: int, seed: int) -> dict[str, Any]:
@@ -105,7 +105,9 @@ ROWS: dict[str, Row] = {
     "lfq": Row(_bits("lfq"), "none", "signs"),
     "bsq": Row(_bits("bsq"), "none", "signs on a sphere"),
     "frozen": Row(_frozen, "warm", "centres of warmed-up features under a learned map"),
-    "factorized": Row(_halves, "warm", "2 halves of K each, moving averages: twice the bits"),
+    "factorized": Row(
+        _halves, "warm", "2 learned heads of K each, moving averages: twice the bits"
+    ),
     "residual": Row(_stages, "warm", "2 stages of K each, moving averages: twice the bits"),
 }
 
