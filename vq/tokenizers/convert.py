@@ -56,8 +56,9 @@ class Signals:
         self.spec = spec
         self.files = signal_files(path, spec.kind)
         if held_out and Path(path).is_dir():
-            kept = set(inspect(path, read_recipe(DEFAULTS[spec.kind])).held_out)
-            self.files = [pair for pair in self.files if pair[1] in kept]
+            held = inspect(path, read_recipe(DEFAULTS[spec.kind])).held_out
+            kept = {item.key for item in held}
+            self.files = [pair for pair in self.files if pair[0] in kept]
         self.skipped: list[dict[str, str]] = []
 
     def __len__(self) -> int:
