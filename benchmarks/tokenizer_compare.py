@@ -14,8 +14,8 @@ from vq.analysis.environment import machine, table, versions, write_json
 from vq.tokenizers.baselines import Blocks, Jpeg
 from vq.tokenizers.code_spec import CodeSpec
 from vq.tokenizers.codec import TokenizerCodec, open_tokenizer
-from vq.tokenizers.convert import Signals
 from vq.tokenizers.evaluate import Evaluation, evaluate
+from vq.tokenizers.signals import Signals
 
 QUALITIES = (1, 3, 5, 10, 20, 35, 55, 75, 90)
 BLOCKS = (16, 32, 64, 128)  # samples; 256 entries a stage

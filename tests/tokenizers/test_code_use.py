@@ -44,6 +44,18 @@ def test_ceiling_is_what_even_use_shows(ratio):
     assert use.utilization == pytest.approx(use.ceiling, abs=0.025)
 
 
+def test_large_tables_are_counted_the_same():
+    generator = torch.Generator().manual_seed(2)
+    small, large = CodeCounts([50]), CodeCounts([2**40])
+    for n in (30, 1, 200):
+        codes = torch.randint(-1, 50, (1, n), generator=generator)
+        small.add(codes)
+        large.add(codes)
+    (a,), (b,) = small.use(), large.use()
+    assert (b.entries, b.tokens, b.used) == (2**40, a.tokens, a.used)
+    assert b.entropy == pytest.approx(a.entropy, abs=1e-12)
+
+
 def test_nothing_is_not_counted():
     counts = CodeCounts([4])
     counts.add(torch.tensor([[-1, -1, 3]]))

@@ -13,14 +13,12 @@ import torch
 from vq.errors import VqError
 from vq.tokenizers.codec import TokenizerCodec, open_tokenizer
 from vq.tokenizers.convert import (
-    Signals,
     decode_folder,
     encode_folder,
-    output_names,
     roundtrip,
-    signal_files,
 )
 from vq.tokenizers.images import read_image
+from vq.tokenizers.signals import Signals
 from vq.tokenizers.tokenreader import TokenReader
 
 
@@ -32,18 +30,6 @@ def images(image_model):
 @pytest.fixture
 def sounds(audio_model):
     return TokenizerCodec(open_tokenizer(audio_model))
-
-
-def test_files_of_a_folder_and_one_file(pictures):
-    (pictures / "notes.txt").write_text("no picture")
-    (pictures / ".hidden.png").write_bytes(b"x")
-    keys = [key for key, _ in signal_files(pictures, "image")]
-    assert keys == ["a.jpg", "a.png", "grey.png", "more/b.png"]
-    assert signal_files(pictures / "a.png", "image") == [("a.png", pictures / "a.png")]
-    with pytest.raises(VqError, match="no audio files"):
-        signal_files(pictures, "audio")
-    with pytest.raises(VqError, match="no such file or folder"):
-        signal_files(pictures / "nothing", "image")
 
 
 @pytest.mark.parametrize("storage", ["auto", "packed"])
@@ -188,21 +174,6 @@ def test_bits_are_those_of_the_files(images, pictures, tmp_path):
     positions = sum(-(-h // 4) * -(-w // 4) for h, w in ((22, 31), (18, 13), (30, 25), (41, 19)))
     assert found.nominal_bits == positions * 9
     assert found.units == 22 * 31 + 18 * 13 + 30 * 25 + 41 * 19
-
-
-def test_output_names_never_clash_or_escape():
-    assert output_names(["a.jpg", "b/a.jpg", "c.png"], "image") == {
-        "a.jpg": "a.png",
-        "b/a.jpg": "b/a.png",
-        "c.png": "c.png",
-    }
-    assert output_names(["x.wav", "x.flac"], "audio") == {
-        "x.wav": "x.wav.wav",
-        "x.flac": "x.flac.wav",
-    }
-    for key in ("../a.png", "/a.png", "b/../../a.png", "..\\a.png"):
-        with pytest.raises(VqError, match="leads out of the folder"):
-            output_names([key], "image")
 
 
 @pytest.mark.parametrize("kind", ["image", "audio"])

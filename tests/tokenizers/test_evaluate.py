@@ -8,8 +8,9 @@ import torch
 from vq.tokenizers.baselines import Blocks, Jpeg
 from vq.tokenizers.code_spec import CodeSpec
 from vq.tokenizers.codec import TokenizerCodec
-from vq.tokenizers.convert import Signals, encode_folder
+from vq.tokenizers.convert import encode_folder
 from vq.tokenizers.evaluate import _Bytes, evaluate, measure, prefix_bits
+from vq.tokenizers.signals import Signals
 
 
 @pytest.fixture

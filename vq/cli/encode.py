@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Encode and print sizes."""
-    from vq.tokenizers.convert import encode_folder, signal_files
+    from vq.tokenizers.convert import encode_folder
+    from vq.tokenizers.signals import signal_files
 
     apply_threads(args)
     if not args.shard_mb > 0:

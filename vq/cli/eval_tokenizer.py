@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         VqError: without data, or with options that belong to language models.
     """
-    from vq.tokenizers.convert import Signals
     from vq.tokenizers.evaluate import evaluate
+    from vq.tokenizers.signals import Signals
 
     if args.data is None:
         raise VqError(f"{args.model} is a tokenizer: give a folder of files, vq eval MODEL DATA")

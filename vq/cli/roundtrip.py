@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from vq.tokenizers.convert import roundtrip, signal_files
+    from vq.tokenizers.convert import roundtrip
+    from vq.tokenizers.signals import signal_files
 
     apply_threads(args)
     codec = open_codec(args.model)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_LARGE = 1 << 20  # entries
+
 
 @dataclass(frozen=True)
 class CodeUse:
@@ -61,7 +63,13 @@ class CodeCounts:
 
     def __init__(self, entries: Sequence[int]) -> None:
         self.entries = tuple(entries)
-        self.counts = [torch.zeros(k, dtype=torch.int64) for k in self.entries]
+        # Large tables as pairs of a value and its count: only what occurs takes memory.
+        self._large = [k > _LARGE for k in self.entries]
+        self._counts = [
+            torch.zeros(0 if large else k, dtype=torch.int64)
+            for k, large in zip(self.entries, self._large, strict=True)
+        ]
+        self._values = [torch.zeros(0, dtype=torch.int64) for _ in self.entries]
 
     def add(self, codes: Tensor) -> None:
         """Count codes ``(Q, *positions)``; -1 counts nothing.
@@ -71,18 +79,28 @@ class CodeCounts:
         """
         if codes.shape[0] != len(self.entries):
             raise ValueError(f"expected {len(self.entries)} codes a position, got {codes.shape[0]}")
-        for row, counts in zip(codes.flatten(1), self.counts, strict=True):
+        for q, row in enumerate(codes.flatten(1)):
             valid = row[row >= 0].cpu()
-            if valid.numel() and int(valid.max()) >= len(counts):
-                raise ValueError(f"code {int(valid.max())} is not below {len(counts)} entries")
-            counts.add_(torch.bincount(valid, minlength=len(counts)))
+            if valid.numel() and int(valid.max()) >= self.entries[q]:
+                raise ValueError(f"code {int(valid.max())} is not below {self.entries[q]} entries")
+            if self._large[q]:
+                self._merge(q, valid)
+            else:
+                self._counts[q].add_(torch.bincount(valid, minlength=self.entries[q]))
+
+    def _merge(self, q: int, valid: Tensor) -> None:
+        fresh, times = valid.unique(return_counts=True)
+        values, place = torch.cat([self._values[q], fresh]).unique(return_inverse=True)
+        counts = torch.cat([self._counts[q], times])
+        self._values[q] = values
+        self._counts[q] = torch.zeros_like(values).index_add_(0, place, counts)
 
     def use(self) -> list[CodeUse]:
         """Use of each code so far."""
         found = []
-        for counts in self.counts:
+        for entries, counts in zip(self.entries, self._counts, strict=True):
             total = int(counts.sum())
             share = counts.double() / max(total, 1)
             entropy = float(-torch.special.xlogy(share, share).sum()) / math.log(2)
-            found.append(CodeUse(len(counts), total, int((counts > 0).sum()), max(entropy, 0.0)))
+            found.append(CodeUse(entries, total, int((counts > 0).sum()), max(entropy, 0.0)))
         return found
