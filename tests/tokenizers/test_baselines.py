@@ -105,6 +105,18 @@ def test_one_stage_is_the_nearest_centre_by_brute_force():
     assert mse(out, held) < 0.35 * float(held.var())
 
 
+def test_brightness_changes_nothing_but_the_mean():
+    train, held = [picture(seed=s) for s in range(3)], picture(seed=9)
+    spec = "kmeans(dim=6, entries=32)"
+    plain = Blocks("image", 3, (4, 4), spec).fit(train)
+    bright = Blocks("image", 3, (4, 4), spec).fit([0.2 * x + 0.7 for x in train])
+    errors = [
+        mse(blocks.restore(blocks.encode(x), (45, 52)), x)
+        for blocks, x in ((plain, 0.0 + held), (bright, 0.2 * held + 0.7))
+    ]
+    assert errors[1] / 0.2**2 == pytest.approx(errors[0], rel=0.05)
+
+
 def test_every_stage_lowers_the_error_on_held_out_sound():
     spec = "residual(stages=4, of=kmeans(dim=8, entries=32), beam=1)"
     blocks = Blocks("audio", 1, (8,), spec, sample_rate=16000).fit([hum(40000)])
