@@ -14,6 +14,7 @@ from vq.tokenizers.tokenizer import Tokenizer
 QUANTIZERS = {
     "vq": {"codebook": "kmeans(dim=8, entries=32)"},
     "fsq": {"levels": [5, 5, 3], "dim": 8},
+    "residual": {"of": {"kind": "vq", "codebook": "kmeans(dim=8, entries=16)"}, "stages": 3},
     "simvq": {"codebook": "simvq(dim=4, entries=16)", "dim": 8},
 }
 
@@ -40,10 +41,11 @@ def test_codes_there_and_back(kind):
     tokenizer = started(kind)
     x = signal((2, 3, 16, 24), 1)
     codes = tokenizer.encode(x)
-    assert codes.shape == (2, 1, 4, 6) and codes.dtype == torch.int64
+    depth = 3 if kind == "residual" else 1
+    assert codes.shape == (2, depth, 4, 6) and codes.dtype == torch.int64
     assert 0 <= int(codes.min()) and int(codes.max()) < tokenizer.code_spec.entries[0]
     out = tokenizer(x)
-    assert torch.equal(out.quantized.codes, codes[:, 0])
+    assert torch.equal(out.quantized.codes.reshape(2, 4, 6, depth), codes.movedim(1, -1))
     values = tokenizer.quantizer.decode(codes.movedim(1, -1).reshape(out.quantized.codes.shape))
     assert torch.equal(values, out.quantized.values)
     torch.testing.assert_close(tokenizer.decode(codes), out.values, atol=1e-5, rtol=1e-5)
@@ -113,6 +115,38 @@ def test_sound_codes_and_spec():
     assert spec.bitrate == pytest.approx(5 * 400 / 1000)
 
 
+def test_fewer_stages_decode_a_coarser_signal():
+    tokenizer = started("residual")
+    x = signal((1, 3, 16, 16))
+    codes = tokenizer.encode(x)
+    with torch.no_grad():
+        z = tokenizer.features(x)
+    errors = []
+    for stages in (1, 2, 3):
+        cut = codes.clone()
+        cut[:, stages:] = -1
+        prefix = tokenizer.decode(codes, stages=stages)
+        assert torch.equal(prefix, tokenizer.decode(cut))
+        values = tokenizer.quantizer.decode(codes.movedim(1, -1), stages)
+        errors.append(float((values - z).square().mean()))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_codes_of_several_positions_are_told_and_kept_together():
+    body = make_backbone("seanet", seed=0, dim=8, width=8, strides=[4, 5], dilations=[1])
+    of = {"kind": "vq", "codebook": "kmeans(dim=8, entries=16)"}
+    tokenizer = Tokenizer(body, make("multiscale", of=of, strides=[4, 1]), 8000).eval()
+    x = signal((2, 1, 1990), 4)
+    with torch.no_grad():
+        tokenizer.quantizer.start(tokenizer.features(signal((8, 1, 1600))).reshape(-1, 8))
+    codes = tokenizer.encode(x)
+    assert tokenizer.strides == (4, 1) and tokenizer.code_spec.strides == (4, 1)
+    coarse = codes[:, 0].reshape(2, 25, 4)
+    assert bool((coarse == coarse[..., :1]).all())
+    assert torch.equal(tokenizer.encode(x[1:]), codes[1:])
+    assert tokenizer.decode(codes, size=(1990,)).shape == x.shape
+
+
 def test_bypass_leaves_the_quantizer_out():
     tokenizer = started()
     x = signal((1, 3, 8, 8))
@@ -175,10 +209,19 @@ def test_a_damaged_folder(tmp_path):
         Tokenizer.load(tmp_path)
     tokenizer = started()
     tokenizer.save(tmp_path / "m")
+    whole = (tmp_path / "m" / "model.safetensors").read_bytes()
+    (tmp_path / "m" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(VqError, match="holds no tokenizer"):
+        Tokenizer.load(tmp_path / "m")
+    tokenizer.save(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config["model_hash"] = "0" * 64
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     with pytest.raises(VqError, match="not those its model_hash names"):
+        Tokenizer.load(tmp_path / "m")
+    config["backbone"]["width"] = 16
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VqError, match="do not fit the configuration"):
         Tokenizer.load(tmp_path / "m")
     config["version"] = 99
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))

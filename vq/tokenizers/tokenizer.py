@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from vq.quantizers import Quantized, Quantizer
 from vq.quantizers import make as make_quantizer
 from vq.tokenizers.backbones import Backbone, make_backbone
 from vq.tokenizers.code_spec import CodeSpec
+from vq.tokenizers.modelfile import content_hash, read_model, write_model
 from vq.tokenizers.windows import decode_long, encode_long, pad_to_grain
 
 FORMAT = "vq-tokenizer"
@@ -261,32 +259,12 @@ class Tokenizer(nn.Module):
     @property
     def model_hash(self) -> str:
         """SHA-256 (hex) of the configuration and every weight: two tokenizers with one hash give the same codes."""
-        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return content_hash(self.config(), self.state_dict())
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; an existing folder is replaced at the end, in one step."""
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        weights = {k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}
-        save_file(weights, partial / "model.safetensors")
+        """Write ``config.json`` and ``model.safetensors``; an existing folder is replaced whole at the end."""
         config = {**self.config(), "model_hash": self.model_hash}
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.replace(old)
-        partial.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        write_model(Path(folder), config, self.state_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -295,17 +273,15 @@ class Tokenizer(nn.Module):
         Raises:
             VqError: if there is none, or its weights are not those its hash was made of.
         """
-        from safetensors.torch import load_file
-
-        folder = Path(folder)
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            weights = load_file(folder / "model.safetensors")
-        except (OSError, ValueError) as error:
-            raise VqError(f"{folder} holds no tokenizer ({error})") from error
+        config, weights = read_model(Path(folder))
         stated = config.pop("model_hash", None)
         tokenizer = cls.from_config(config)
-        tokenizer.load_state_dict(weights)
+        try:
+            tokenizer.load_state_dict(weights)
+        except RuntimeError as error:
+            raise VqError(
+                f"{folder}: the weights do not fit the configuration ({error})"
+            ) from error
         if tokenizer.model_hash != stated:
             raise VqError(f"{folder}: the weights are not those its model_hash names; copy it anew")
         return tokenizer.eval()
