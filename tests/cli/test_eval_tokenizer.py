@@ -74,3 +74,8 @@ def test_language_models_are_scored_as_before(llama, text, capsys):
     assert main([*words, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["perplexity"] > 1 and data["context"] == 32
+
+
+def test_options_may_stand_between_model_and_data(image_model, pictures, capsys):
+    assert main(["eval", str(image_model), "--held-out", str(pictures)]) == 0
+    assert "PSNR" in capsys.readouterr().out

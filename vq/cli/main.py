@@ -58,7 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return _guarded(module.run, parser.parse_intermixed_args(arguments[1:]))
+    return _guarded(module.run, _parse(parser, arguments[1:]))
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Options may stand between positional arguments, where the parser has no subcommands of its own."""
+    try:
+        return parser.parse_intermixed_args(words)
+    except TypeError:  # what argparse raises for a parser with subcommands, before it reads a word
+        return parser.parse_args(words)
 
 
 def _guarded(run: object, args: argparse.Namespace) -> int:
