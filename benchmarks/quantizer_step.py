@@ -74,7 +74,7 @@ def ours(entries: int, dim: int) -> dict[str, nn.Module]:
         "simvq": make("simvq", codebook=f"simvq(dim={dim}, entries={entries})"),
     }
     if "residual" in KINDS and entries == 1024:
-        layers["residual x8"] = make("residual", stages=8, of=f"vq(codebook={table})")
+        layers["residual x8"] = make("residual", stages=8, of={"kind": "vq", "codebook": table})
     return layers
 
 

@@ -53,8 +53,12 @@ class Reparametrised(Codebook):
         """All vectors ``(entries, dim)`` float32, without a gradient; computed in float64 and rounded once."""
         with torch.no_grad():
             matrix, offset = self.map.double(), self.offset.double()
-            parts = self.basis_rows().split(_ROWS)  # float64 of a part at a time
-            return torch.cat([torch.addmm(offset, part.double(), matrix).float() for part in parts])
+            basis = self.basis_rows()
+            table = torch.empty(len(basis), self._dim, device=basis.device)
+            for start in range(0, len(basis), _ROWS):  # float64 of a part at a time
+                part = slice(start, start + _ROWS)
+                table[part] = torch.addmm(offset, basis[part].double(), matrix)
+            return table
 
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Index ``(*batch,)`` int32 of the nearest row under ``Σ_d weight_d (x_d - c_d)²``; the lowest among equals.

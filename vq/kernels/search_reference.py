@@ -38,15 +38,9 @@ def find_in_tiles(
 ) -> tuple[Tensor, Tensor]:
     """The ``top`` nearest codewords of every point and, if asked for, the margins; see ``search``."""
     shift = table_shift(table)
-    table = table - shift
-    half = 0.5 * table.square()
-    if weight is None:
-        columns, bias = table.t(), half.sum(1)
-    else:
-        columns, bias = torch.cat([table, half], 1).t(), torch.zeros_like(half[:, 0])
+    columns, bias = _columns(table, shift, weight is not None)
     if penalty is not None:
         bias = bias + 0.5 * penalty
-    columns = columns.contiguous()
     keep = max(top, 2) if margin else top
     codes = torch.empty(len(x), top, dtype=torch.int32, device=x.device)
     margins = torch.full((len(x) if margin else 0,), float("inf"), device=x.device)
@@ -65,6 +59,23 @@ def find_in_tiles(
         if margin and len(table) > 1:
             margins[part] = 2 * (best[:, 1] - best[:, 0])
     return codes, margins
+
+
+def _columns(table: Tensor, shift: Tensor, weighted: bool) -> tuple[Tensor, Tensor]:
+    """The matrix that points are multiplied with, a codeword a column, and what is added: one copy of the table."""
+    entries, dim = table.shape
+    columns = table.new_empty(2 * dim if weighted else dim, entries)
+    bias = table.new_zeros(entries)
+    for start in range(0, entries, _ENTRIES):
+        part = slice(start, start + _ENTRIES)
+        moved = table[part] - shift
+        columns[:dim, part] = moved.t()
+        half = 0.5 * moved.square()
+        if weighted:
+            columns[dim:, part] = half.t()
+        else:
+            bias[part] = half.sum(1)
+    return columns, bias
 
 
 def _scratch(like: Tensor, count: int) -> Tensor:

@@ -97,11 +97,11 @@ def clean(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         ``(*batch, dim)``, bool ``(*batch,)`` and a scalar.
     """
-    finite = torch.isfinite(x).all(-1)
+    full = x.float()
+    finite = torch.isfinite(torch.linalg.vector_norm(full, dim=-1))
     wanted = torch.ones_like(finite) if mask is None else mask
     valid = finite & wanted
-    full = torch.where(valid[..., None], x.float(), 0.0)
-    return full, valid, (wanted & ~finite).sum()
+    return torch.where(valid[..., None], full, 0.0), valid, (wanted & ~finite).sum()
 
 
 def check_finite(kind: str, x: Tensor, mask: Tensor | None) -> None:

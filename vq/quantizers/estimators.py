@@ -39,19 +39,23 @@ class _Rotation(torch.autograd.Function):
         x, values = ctx.saved_tensors
         grad, z, q = grads[0].float(), x.float(), values.float()
         z_norm, q_norm = z.norm(dim=-1, keepdim=True), q.norm(dim=-1, keepdim=True)
-        u, v = z / z_norm.clamp_min(_TINY), q / q_norm.clamp_min(_TINY)
-        middle = u + v
-        length = middle.norm(dim=-1, keepdim=True)
-        r = middle / length.clamp_min(_TINY)
-        # transpose of  lambda (I - 2 r r^T + 2 v u^T)
-        turned = (
-            grad
-            - 2 * r * (r * grad).sum(-1, keepdim=True)
-            + 2 * u * (v * grad).sum(-1, keepdim=True)
-        )
-        turned = turned * (q_norm / z_norm.clamp_min(_TINY))
-        sound = (z_norm > 1e-6) & (q_norm > 1e-6) & (length > 1e-6)
-        return torch.where(sound, turned, grad).to(x.dtype), None
+        u, v = 1 / z_norm.clamp_min(_TINY), 1 / q_norm.clamp_min(_TINY)
+        cosine, along_z, along_q = _dot(z, q) * u * v, _dot(z, grad) * u, _dot(q, grad) * v
+        middle = 2 + 2 * cosine  # |z/|z| + q/|q||²
+        # lambda (I - 2 r r^T + 2 u v^T) grad with r along z/|z| + q/|q|: a sum of grad, z and q
+        reflected = 2 * (along_z + along_q) / middle.clamp_min(_TINY)
+        scale = q_norm * u
+        sound = (z_norm > 1e-6) & (q_norm > 1e-6) & (middle > 1e-4)
+        one, none = torch.ones_like(scale), torch.zeros_like(scale)
+        turned = grad * torch.where(sound, scale, one)
+        turned.addcmul_(z, torch.where(sound, scale * (2 * along_q - reflected) * u, none))
+        turned.addcmul_(q, torch.where(sound, -scale * reflected * v, none))
+        return turned.to(x.dtype), None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows, ``(..., 1)``."""
+    return torch.linalg.vecdot(a, b).unsqueeze(-1)
 
 
 def straight_through(x: Tensor, values: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ def straight_through(x: Tensor, values: Tensor) -> Tensor:
 def rotation_trick(x: Tensor, values: Tensor) -> Tensor:
     """``values``, with the gradient rotated and scaled by the map that takes x to them.
 
-    Where a norm is zero or the two point in opposite directions, the gradient passes unchanged.
+    Where a norm is zero or the two point in opposite directions (to half a degree), the gradient passes unchanged.
 
     Reference:
         C. Fifty et al., "Restructuring vector quantization with the rotation trick", ICLR 2025, equation (4) and

@@ -117,17 +117,12 @@ class IndexBackpropQuantizer(TableQuantizer):
     def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
         return F.embedding(codes, self.table)
 
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
-        return index_backprop(points, self.table, codes, self.temperature)
+    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+        passed = index_backprop(points, self.table, codes, self.temperature)
+        return passed.masked_fill(~valid[:, None], 0)
 
-    def _losses(
-        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        losses = {
-            "quantization": mean_square(passed, points, valid),
-            "commitment": mean_square(points, rows.detach(), valid),
-            "codebook": mean_square(points.detach(), rows, valid),
-        }
+    def _more_losses(self, points: Tensor, passed: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        losses = {"quantization": mean_square(passed, points, valid)}
         if self.entropy:
             each, mean = soft_entropies(points, self.table, valid, self.entropy_temperature)
             losses["entropy"] = each - mean

@@ -33,25 +33,17 @@ class MovingMeans(nn.Module):
 
     @torch.no_grad()
     def collect(
-        self,
-        points: Tensor,
-        codes: Tensor,
-        valid: Tensor,
-        table: Tensor,
-        usage: Tensor,
-        use: BatchUse,
+        self, away: Tensor, codes: Tensor, table: Tensor, usage: Tensor, use: BatchUse
     ) -> None:
         """Compute the next table from one batch, over all ranks.
 
         Args:
-            points: ``(n, dim)`` of this rank.
+            away: ``(n, dim)`` points of this rank minus their rows, zero for those that do not count.
             codes: ``(n,)`` their entries.
-            valid: ``(n,)`` bool.
-            table: ``(entries, dim)`` that the codes were found in.
+            table: ``(entries, dim)`` with these rows.
             usage: ``(entries,)`` moving average of shares, this batch included.
             use: of this batch.
         """
-        away = torch.where(valid[:, None], points - table[codes], points.new_zeros(()))
         self.following.zero_().index_add_(0, codes, away)
         sum_over_ranks(self.following)
         rate = (1 - self.decay) / (usage * use.total)

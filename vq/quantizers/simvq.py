@@ -12,7 +12,7 @@ from vq.codebooks.reparametrised import Reparametrised
 from vq.codebooks.spec import Spec
 from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.registry import register
-from vq.quantizers.table import TableQuantizer, check_features, mean_square
+from vq.quantizers.table import TableQuantizer, check_features
 
 
 @register("simvq")
@@ -109,16 +109,8 @@ class SimVectorQuantizer(TableQuantizer):
     def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
         return self.codebook.gathered(codes, table)
 
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
+    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
         return self._estimate(points, rows.detach())
-
-    def _losses(
-        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        return {
-            "commitment": mean_square(points, rows.detach(), valid),
-            "codebook": mean_square(points.detach(), rows, valid),
-        }
 
     def _weights(self) -> dict[str, float]:
         return {"commitment": self.commitment, "codebook": 1.0}

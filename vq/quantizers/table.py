@@ -10,6 +10,7 @@ from torch import Tensor
 from vq.codebooks.nearest import nearest
 from vq.quantizers.base import Quantized, check_codes, check_input
 from vq.quantizers.compose import Composable
+from vq.quantizers.distances import distances
 from vq.quantizers.projection import Projection
 from vq.quantizers.usage import BatchUse, count_use, use_stats
 
@@ -17,9 +18,9 @@ from vq.quantizers.usage import BatchUse, count_use, use_stats
 class TableQuantizer(Composable):
     """One index a vector into a table of ``entries`` rows, with learned linear maps around it where dimensions differ.
 
-    A vector that is NaN or infinite counts as masked: code -1, value zero, no gradient, nothing learned from it, and
-    ``stats["nonfinite"]`` tells how many there were. Parameters and buffers stay float32 whatever the module is cast
-    to.
+    A vector with NaN or infinity, or whose squared length overflows, counts as masked: code -1, value zero, no
+    gradient, nothing learned from it; ``stats["nonfinite"]`` tells how many there were. Parameters and buffers stay
+    float32 whatever the module is cast to.
 
     Args:
         dim: of the input.
@@ -54,26 +55,24 @@ class TableQuantizer(Composable):
         """Values ``(n, inner)`` of codes, differentiable in what is learned; the bits are those of ``decode``."""
 
     @abc.abstractmethod
-    def _losses(
-        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of points ``(n, inner)``, the rows that stand for them, and what ``_pass`` made of both."""
-
-    @abc.abstractmethod
     def _weights(self) -> dict[str, float]:
-        """What each loss counts."""
+        """What each loss counts; of ``commitment`` and ``codebook`` those that there are."""
 
     @abc.abstractmethod
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
-        """Forward the bits of rows, backward the gradient estimator."""
+    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+        """Forward the bits of rows, zero where not valid; backward the gradient estimator."""
+
+    def _more_losses(self, points: Tensor, passed: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """Losses of points ``(n, inner)`` and what ``_pass`` made of them, besides the two every kind knows."""
+        return {}
 
     def _advance(self) -> None:
         """Start of a training forward: let the table move by what was collected."""
 
     def _collect(
-        self, points: Tensor, codes: Tensor, valid: Tensor, use: BatchUse
+        self, points: Tensor, away: Tensor, codes: Tensor, valid: Tensor, use: BatchUse
     ) -> dict[str, Tensor]:
-        """End of a training forward: collect statistics; returns more scalars to tell."""
+        """End of a training forward: collect statistics, ``away`` is points - rows; returns more scalars to tell."""
         return {}
 
     def _points(self, z: Tensor) -> Tensor:
@@ -96,27 +95,24 @@ class TableQuantizer(Composable):
                 self._advance()
             table = self._table()
             codes = self._find(points.detach(), table)
-            rows = self._rows(codes, table)
-            passed = self._pass(points, rows, codes)
-            losses = self._losses(points, rows, passed, valid)
+            rows = self._rows(codes, table).masked_fill_(~valid[:, None], 0)
+            passed = self._pass(points, rows, codes, valid)
+            commitment, book, away = distances(points, rows, valid)
+            losses = {"commitment": commitment, "codebook": book}
+            losses.update(self._more_losses(points, passed, valid))
+            weights = self._weights()
             use = count_use(codes, valid, self.entries, everywhere=self.training)
-            stats = {**use_stats(use), "nonfinite": nonfinite}
-            stats["distance"] = mean_square(points.detach(), rows.detach(), valid)
+            stats = {**use_stats(use), "nonfinite": nonfinite, "distance": commitment.detach()}
             if self.training:
-                stats.update(self._collect(points.detach(), codes, valid, use))
+                stats.update(self._collect(points.detach(), away, codes, valid, use))
             if through is not x:
-                passed = self._pass(self._prepare(through, mask)[0], rows, codes)
-            values = self.projection.up(passed)
-            values = torch.where(valid[:, None], values, values.new_zeros(()))
+                passed = self._pass(self._prepare(through, mask)[0], rows, codes, valid)
+            values = self._out(passed, valid)
             codes = torch.where(valid, codes, torch.full_like(codes, -1))
         shape = x.shape[:-1]
-        return Quantized(
-            values.to(x.dtype).reshape(x.shape),
-            codes.reshape(shape),
-            losses,
-            self._weights(),
-            stats,
-        )
+        values = values.to(x.dtype).reshape(x.shape)
+        losses = {name: losses[name] for name in weights}
+        return Quantized(values, codes.reshape(shape), losses, weights, stats)
 
     @torch.no_grad()
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -153,17 +149,24 @@ class TableQuantizer(Composable):
         self._check_ready()
         with torch.autocast(codes.device.type, enabled=False):
             flat = codes.reshape(-1).long()
-            values = self.projection.up(self._rows(flat.clamp_min(0), self._table()))
-            values = torch.where((flat >= 0)[:, None], values, values.new_zeros(()))
+            rows = self._rows(flat.clamp_min(0), self._table())
+            values = self._out(rows.masked_fill_((flat < 0)[:, None], 0), flat >= 0)
         return values.reshape(*codes.shape, self.dim)
+
+    def _out(self, rows: Tensor, valid: Tensor) -> Tensor:
+        """Rows that are zero where not valid in the input's space, zero where not valid."""
+        if self.projection.identity:
+            return rows
+        values = self.projection.up(rows)
+        return torch.where(valid[:, None], values, values.new_zeros(()))
 
     def _prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Points ``(n, inner)``, which of them count ``(n,)``, and how many were not finite."""
         flat = x.reshape(-1, self.dim).float()
-        finite = torch.isfinite(flat).all(1)
+        finite = torch.isfinite(torch.linalg.vector_norm(flat, dim=1))
         wanted = torch.ones_like(finite) if mask is None else mask.reshape(-1)
         valid = finite & wanted
-        flat = torch.where(valid[:, None], flat, flat.new_zeros(()))
+        flat = torch.where(valid[:, None], flat, flat.new_zeros(()))  # NaN * 0 would be NaN
         return self._points(self.projection.down(flat)), valid, (wanted & ~finite).sum()
 
 

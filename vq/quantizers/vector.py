@@ -16,7 +16,7 @@ from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.means import MovingMeans
 from vq.quantizers.registry import register
 from vq.quantizers.revival import Revival
-from vq.quantizers.table import TableQuantizer, check_features, mean_square
+from vq.quantizers.table import TableQuantizer, check_features
 from vq.quantizers.usage import BatchUse
 
 LOOKUPS = ("euclidean", "cosine", "angle")
@@ -177,16 +177,8 @@ class VectorQuantizer(TableQuantizer):
     def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
         return self._value_rows(F.embedding(codes, self.table))
 
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
+    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
         return self._estimate(points, rows.detach())
-
-    def _losses(
-        self, points: Tensor, rows: Tensor, passed: Tensor, valid: Tensor
-    ) -> dict[str, Tensor]:
-        losses = {"commitment": mean_square(points, rows.detach(), valid)}
-        if self.learn == "gradient":
-            losses["codebook"] = mean_square(points.detach(), rows, valid)
-        return losses
 
     def _weights(self) -> dict[str, float]:
         both = {"commitment": self.commitment, "codebook": 1.0}
@@ -200,12 +192,13 @@ class VectorQuantizer(TableQuantizer):
 
     @torch.no_grad()
     def _collect(
-        self, points: Tensor, codes: Tensor, valid: Tensor, use: BatchUse
+        self, points: Tensor, away: Tensor, codes: Tensor, valid: Tensor, use: BatchUse
     ) -> dict[str, Tensor]:
         self.revival.count(use)
         if self.means is not None:
-            usage = self.revival.usage
-            self.means.collect(points, codes, valid, self.table, usage, use)
+            if self.lookup == "cosine":  # the mean is that of unit vectors, not a unit vector
+                away = (points - self.table[codes]).mul_(valid[:, None])
+            self.means.collect(away, codes, self.table, self.revival.usage, use)
         return {"revived": self.revival.choose(points, valid, use)}
 
 
