@@ -19,6 +19,12 @@ void encode(std::uintptr_t x, long n, std::uintptr_t table, int memory, int step
                  at<uint8_t>(codes), threads);
 }
 
+void encode_weighted(std::uintptr_t x, std::uintptr_t weight, long n, std::uintptr_t table, int memory, int step_bits,
+                     int symbols, int steps, std::uintptr_t codes, int threads) {
+  trellis_encode_weighted(at<const float>(x), at<const float>(weight), n, at<const float>(table),
+                          {memory, step_bits, symbols, steps}, at<uint8_t>(codes), threads);
+}
+
 void decode(std::uintptr_t codes, long n, std::uintptr_t table, int memory, int step_bits, int symbols, int steps,
             std::uintptr_t values, int threads) {
   trellis_decode(at<const uint8_t>(codes), n, at<const float>(table), {memory, step_bits, symbols, steps},
@@ -40,6 +46,9 @@ void bind_encode(nb::module_& m) {
   m.def("trellis_encode", &encode, release(), nb::arg("x"), nb::arg("n"), nb::arg("table"), nb::arg("memory"),
         nb::arg("step_bits"), nb::arg("symbols"), nb::arg("steps"), nb::arg("codes"),
         nb::arg("threads"), "Tail-biting Viterbi: (n, steps * symbols) float32 to (n, steps) uint8.");
+  m.def("trellis_encode_weighted", &encode_weighted, release(), nb::arg("x"), nb::arg("weight"), nb::arg("n"),
+        nb::arg("table"), nb::arg("memory"), nb::arg("step_bits"), nb::arg("symbols"), nb::arg("steps"),
+        nb::arg("codes"), nb::arg("threads"), "The same for a weighted squared error, in float.");
   m.def("trellis_decode", &decode, release(), nb::arg("codes"), nb::arg("n"), nb::arg("table"), nb::arg("memory"),
         nb::arg("step_bits"), nb::arg("symbols"), nb::arg("steps"), nb::arg("values"), nb::arg("threads"),
         "Codes to values by table.");

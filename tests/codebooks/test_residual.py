@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -97,8 +99,51 @@ def test_a_trellis_after_a_trellis():
     assert mse(made, x) == pytest.approx(once**2, rel=0.1)
     with pytest.raises(ValueError, match="too many vectors to list"):
         build("residual(stages=2, of=trellis(bits=2, memory=8, code=lut), beam=4)")
-    with pytest.raises(ValueError, match="weight is not supported"):
-        made.encode(x, torch.ones(256))
+    weight = torch.rand(256, generator=torch.Generator().manual_seed(5)) ** 3
+
+    def error(codes):
+        return float((weight * (made.decode(codes) - x).square()).sum())
+
+    assert error(made.encode(x, weight)) < 0.8 * error(made.encode(x))
+
+
+@pytest.mark.parametrize(
+    "part, above",
+    [
+        ("trellis(bits=2, memory=10)", 1.04),
+        ("trellis(bits=2.5, memory=12, code=lut)", 1.06),
+        ("trellis(bits=3, memory=12, code=lut)", 1.06),
+        ("trellis(bits=4, memory=12, code=lut)", 1.3),
+    ],
+)
+def test_stacked_trellises_come_near_the_product_of_their_errors(part, above):
+    made = build(f"residual(stages=2, of={part})")
+    assert made.tile == (64, 4)
+    x = data(150, 256, seed=3)
+    once, twice = made.part.distortion, mse(made, x)
+    assert 4**-made.rate < twice < above * once**2
+    for factor in (0.7, 1.6):  # the scale matters, and is near the best
+        made.scales[1] *= factor
+        assert mse(made, x) > 1.02 * twice
+        made.scales[1] /= factor
+
+
+def test_fit_finds_the_scales_of_other_data():
+    made = build("residual(stages=2, of=trellis(bits=2.5, memory=10))")
+    x = data(60, 256, seed=3)
+    unit = mse(made, x)
+    made.fit(2 * data(80, 256, seed=4))
+    assert mse(made, 2 * x) < 4 * 1.01 * unit
+    assert float(made.scales[0]) == pytest.approx(2, rel=0.06)
+
+
+def test_five_to_eight_bits_are_monotone():
+    x = data(40, 256, seed=6)
+    rates = (2.5, 3, 3.5, 4)
+    books = [build(f"residual(stages=2, of=trellis(bits={r}, memory=12, code=lut))") for r in rates]
+    found = [mse(book, x) for book in books]
+    assert [book.rate for book in books] == [5, 6, 7, 8]
+    assert all(low < 0.5 * high for high, low in itertools.pairwise(found))
 
 
 def test_shipped_tables_and_their_figures():

@@ -1,12 +1,15 @@
-"""The compiled kernels, one instruction set at a time."""
+"""The compiled kernels, one instruction set at a time, and Triton's interpreter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import pytest
 
-from vq.kernels.dispatch import native
+from vq.kernels.dispatch import native, triton_installed
 
 ISAS = ("portable", "avx2", "avx512")
 
@@ -24,3 +27,20 @@ def isa(request) -> Iterator[str]:
         pytest.skip(str(error))
     yield request.param
     module.set_isa(before)
+
+
+@pytest.fixture(scope="session")
+def interpreted() -> Iterator[Callable[..., Any]]:
+    """Calls a function of an importable module in a process where Triton's kernels are interpreted on the CPU.
+
+    Triton decides while it is imported, and other tests in this process may have imported it already.
+    """
+    if not triton_installed():
+        pytest.skip("needs the package triton (pip install 'vq-toolkit[gpu]')")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("TRITON_INTERPRET", "1"), ("VQ_BACKEND", "triton")):
+            patch.setenv(name, value)
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        pool.submit(int).result()
+    with pool:
+        yield lambda function, *args, **options: pool.submit(function, *args, **options).result()

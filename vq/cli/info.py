@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -37,11 +38,16 @@ def describe() -> dict[str, Any]:
     import vq.kernels.search
     import vq.kernels.trellis  # noqa: F401  (declares its operations)
 
-    backend = dispatch.backend()
-    native = dispatch.native() if backend == "cpu" else None
     forced = os.environ.get("VQ_BACKEND")
+    try:
+        backend = dispatch.backend()
+        reason = _reason(backend, forced)
+    except RuntimeError as error:  # what is forced does not serve the CPU here
+        backend, reason = "none", str(error)
+    native = dispatch.native() if backend == "cpu" else None
     kernels: dict[str, Any] = {
-        "backend": f"{backend} ({_reason(backend, forced)})",
+        "backend": f"{backend} ({reason})",
+        "gpu": _gpu(),
         "threads": torch.get_num_threads(),
     }
     if native is not None:
@@ -49,10 +55,36 @@ def describe() -> dict[str, Any]:
         kernels["instructions"] = f"{native.isa()} ({why})"
         kernels["cpu features"] = native.cpu_features() or "none that the kernels use"
     kernels["operations"] = ", ".join(
-        f"{name} [{'native' if op.native and backend == 'cpu' else 'reference'}]"
-        for name, op in sorted(dispatch.OPS.items())
+        f"{name} [{_served(op, backend)}]" for name, op in sorted(dispatch.OPS.items())
     )
     return {"machine": machine(), "versions": versions(), "kernels": kernels}
+
+
+def _served(op: dispatch.Op, backend: str) -> str:
+    """What serves an operation on the CPU, and that Triton serves it on a GPU."""
+    if backend == "triton":
+        backend = "cpu" if dispatch.native() is not None else "reference"
+        if op.triton:
+            return "triton, interpreted"
+    names = ["native" if op.native and backend == "cpu" else "reference"]
+    return ", ".join(
+        names + (["triton on a GPU"] if op.triton and _gpu_backend() == "triton" else [])
+    )
+
+
+def _gpu_backend() -> str:
+    try:
+        return dispatch.backend("cuda")
+    except RuntimeError:
+        return "none"
+
+
+def _gpu() -> str:
+    """Which backend serves tensors on a GPU, and which GPU there is."""
+    here = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU here"
+    if not dispatch.triton_installed():
+        return f"{_gpu_backend()} (triton is not installed); {here}"
+    return f"{_gpu_backend()} (triton {metadata.version('triton')}); {here}"
 
 
 def _reason(backend: str, forced: str | None) -> str:

@@ -21,6 +21,7 @@ from vq.codebooks.residual import Residual
 from vq.codebooks.scalar import Scalar
 from vq.codebooks.simvq import SimVQ
 from vq.codebooks.spec import Spec
+from vq.codebooks.split import Split
 from vq.codebooks.ternary import Binary, Ternary
 from vq.codebooks.trellis import Trellis
 from vq.kernels.layouts import pack_rows, unpack_rows
@@ -54,6 +55,7 @@ __all__ = [
     "Scalar",
     "SimVQ",
     "Spec",
+    "Split",
     "Ternary",
     "Trellis",
     "Uniform",

@@ -78,6 +78,11 @@ class Codebook(nn.Module, abc.ABC):
         return None
 
     @property
+    def leftover(self) -> float | None:
+        """Scale that best brings what this codebook leaves of N(0, 1) back to the codebook's own units, where known."""
+        return None if self.distortion is None else self.distortion**0.5
+
+    @property
     def table_entries(self) -> int:
         """Rows of the largest table that ``fit`` learns: what the number of training vectors is measured by."""
         return self.entries or 0
@@ -176,6 +181,10 @@ class Codebook(nn.Module, abc.ABC):
         if not self.fitted:
             raise ValueError(f"{self.spec} has no table yet; call fit(x) first or load one")
         check_vectors(x, self.dim, str(self.spec))
+        self._check_weight(x, weight)
+
+    def _check_weight(self, x: Tensor, weight: Tensor | None) -> None:
+        """Raise for a weight that does not fit x."""
         if weight is not None:
             pairs = zip(reversed(weight.shape), reversed(x.shape), strict=False)
             if weight.ndim > x.ndim or any(own not in (1, want) for own, want in pairs):

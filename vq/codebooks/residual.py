@@ -13,6 +13,8 @@ from vq.codebooks.spec import Spec, Value
 from vq.kernels.beam import MAX_BEAM, beam_search
 
 _BEAM = 8
+_FACTORS = (1.0, 0.9, 0.95, 1.05, 1.1, 1.15, 1.2)  # of unit scale, tried for parts of fixed values
+_NUMBERS = 1 << 16  # to try them on
 
 
 @register("residual")
@@ -23,8 +25,9 @@ class Residual(Composed):
     errors); a beam of 1 is the greedy search. The first n stages alone are a coarser codebook:
     ``decode(codes, stages=n)``.
 
-    A part that has nothing to fit (a lattice, a trellis) takes the residuals at unit scale: ``fit`` measures the
-    scales, and a part that knows its distortion D comes with ``D^(s/2)``, right for N(0, 1).
+    A part that has nothing to fit (a lattice, a trellis) takes the residuals at unit scale: ``fit`` finds the scale
+    with the least error around their root mean square, and a part that knows what it leaves of N(0, 1), ``leftover``,
+    comes with powers of that.
 
     Args:
         stages: 1 to 64.
@@ -54,7 +57,7 @@ class Residual(Composed):
             raise ValueError(
                 f"residual: {self.part.spec} has too many vectors to list; only beam=1 is possible"
             )
-        step = (self.part.distortion or 1.0) ** 0.5 if self.part.fitted else 1.0
+        step = (self.part.leftover or 1.0) if self.part.fitted else 1.0
         self.register_buffer("scales", step ** torch.arange(stages, dtype=torch.float32))
         load_shipped(self, self.spec)
 
@@ -70,6 +73,11 @@ class Residual(Composed):
     def dim(self) -> int:
         """That of a part."""
         return self.part.dim
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """That of a part."""
+        return self.part.tile
 
     @property
     def exact_search(self) -> bool:
@@ -151,7 +159,19 @@ class Residual(Composed):
             except TypeError as error:
                 if "nothing to fit" not in str(error):
                     raise
-                # fixed values: bring the residual to unit scale
-                self.scales[stage] = left.square().mean().sqrt().clamp_min(1e-30)
+                self.scales[stage] = _best_scale(part, left, full)
             left = x - self.decode(self._search(x, full, stage + 1), stages=stage + 1)
         return self
+
+
+def _best_scale(part: Codebook, x: Tensor, weight: Tensor | None) -> Tensor:
+    """Scale of vectors ``(n, dim)`` at which a part of fixed values codes them best, of some around unit scale."""
+    rms = x.square().mean().sqrt().clamp_min(1e-30)
+    some = slice(0, max(1, _NUMBERS // part.dim))
+    own = None if weight is None else weight[some]
+    errors = []
+    for factor in _FACTORS:
+        scale = rms * factor
+        square = (x[some] - scale * part.decode(part.encode(x[some] / scale, own))).square()
+        errors.append((square if own is None else square * own).double().mean())
+    return rms * _FACTORS[int(torch.stack(errors).argmin())]

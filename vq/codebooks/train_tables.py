@@ -38,7 +38,7 @@ class Plan:
         held_out: blocks that measure the result.
     """
 
-    bits: int
+    bits: float
     memory: int
     count: int = 3000
     draws: int = 2000
@@ -48,23 +48,42 @@ class Plan:
     @property
     def spec(self) -> str:
         """Text of the codebook the table belongs to."""
-        return f"trellis(bits={self.bits}, memory={self.memory}, code=lut)"
+        return f"trellis(bits={self.bits:g}, memory={self.memory}, code=lut)"
+
+    @property
+    def symbols(self) -> int:
+        """Values of a step: 2 where the rate is fractional."""
+        return 1 if self.bits == int(self.bits) else 2
+
+    @property
+    def step_bits(self) -> int:
+        """Bits of a step."""
+        return int(self.bits * self.symbols)
 
 
 PLANS = (
     Plan(2, 6),
+    Plan(2, 7),
     Plan(2, 8),
+    Plan(2, 9),
     Plan(2, 10),
+    Plan(2, 11),
     Plan(1, 12),
+    Plan(1.5, 12),
     Plan(2, 12),
+    Plan(2.5, 12),
     Plan(3, 12),
+    Plan(3.5, 12),
     Plan(4, 12),
+    Plan(5, 12),
+    Plan(2, 13, count=3000, draws=1000, iterations=30),
     Plan(2, 14, count=3000, draws=1000, iterations=30),
+    Plan(2, 15, count=2400, draws=400, iterations=16, held_out=1000),
     Plan(2, 16, count=2400, draws=400, iterations=16, held_out=1000),
 )
 
 
-def normal_levels(memory: int, bits: int) -> Tensor:
+def normal_levels(memory: int, bits: float) -> Tensor:
     """As many normal quantiles as states, ``(2**memory,)``, at the power of the best reproduction."""
     size, normal = 1 << memory, NormalDist()
     levels = torch.tensor([normal.inv_cdf((i + 0.5) / size) for i in range(size)])
@@ -80,17 +99,21 @@ def train(plan: Plan, seed: int) -> tuple[Tensor, dict[str, str]]:
     generator = torch.Generator().manual_seed(seed)
     levels = normal_levels(plan.memory, plan.bits)
     some = blocks(400, seed)
-    table = start_table(levels, some, plan.bits, 1, draws=plan.draws, generator=generator)
+    table = start_table(
+        levels, some, plan.step_bits, plan.symbols, draws=plan.draws, generator=generator
+    )
     sums = torch.zeros(table.shape, dtype=torch.float64)
     counts = sums.clone()
     for iteration in tqdm(range(plan.iterations), desc=plan.spec, leave=False):
         x = blocks(plan.count, seed=1_000_000 * (seed + 1) + iteration)
         kept = 0.0 if iteration < plan.iterations // 2 else 0.85
-        found = sums_of_states(x, table, plan.bits, plan.memory)
+        found = sums_of_states(x, table, plan.step_bits, plan.memory)
         sums, counts = kept * sums + found[0], kept * counts + found[1]
         table = centroids(sums, counts, table, prior=1.0)
     table = table.half()
-    mse = measure(blocks(plan.held_out, seed=77_000 + seed), table.float(), plan.bits, plan.memory)
+    mse = measure(
+        blocks(plan.held_out, seed=77_000 + seed), table.float(), plan.step_bits, plan.memory
+    )
     return table, {
         "spec": plan.spec,
         "seed": str(seed),
@@ -99,7 +122,7 @@ def train(plan: Plan, seed: int) -> tuple[Tensor, dict[str, str]]:
         "draws": str(plan.draws),
         "mse": f"{mse:.5f}",
         "command": "python -m vq.codebooks.train_tables "
-        f"--bits {plan.bits} --memory {plan.memory} --seed {seed}",
+        f"--bits {plan.bits:g} --memory {plan.memory} --seed {seed}",
     }
 
 
@@ -107,7 +130,11 @@ GOLDEN = (
     *(f"trellis(bits=2, memory={memory}, code=hash)" for memory in (10, 12, 14, 16)),
     *(f"trellis(bits={bits}, memory=12, code=hash)" for bits in (1, 1.5, 3, 4)),
     *(plan.spec for plan in PLANS if plan.memory <= 12),
-    *(f"trellis(bits=2, memory=12, code={code})" for code in ("mad1", "inst3", "mul1", "random")),
+    *(
+        f"trellis(bits=2, memory=12, code={code})"
+        for code in ("mad1", "inst3", "mcg", "mul1", "hybrid", "random")
+    ),
+    "trellis(bits=1.5, memory=8, code=hybrid)",
 )
 
 
@@ -128,7 +155,7 @@ def save_golden(path: Path) -> None:
 def main() -> None:
     """Train the tables asked for, all by default."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bits", type=int, help="only tables of this rate")
+    parser.add_argument("--bits", type=float, help="only tables of this rate")
     parser.add_argument("--memory", type=int, help="only tables of this memory")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("codebooks"))
@@ -143,7 +170,7 @@ def main() -> None:
             continue
         begun = time.monotonic()
         table, about = train(plan, args.seed)
-        path = args.out / table_name(plan.bits, plan.memory, 1)
+        path = args.out / table_name(plan.bits, plan.memory, plan.symbols)
         save_file({"table": table.contiguous()}, path, metadata=about)
         tqdm.write(f"{plan.spec}: mse {about['mse']}, {time.monotonic() - begun:.0f} s, {path}")
 

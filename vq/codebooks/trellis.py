@@ -11,10 +11,16 @@ from vq.codebooks.packing import PackedCodes
 from vq.codebooks.registry import register
 from vq.codebooks.spec import Spec, Value, nearest_names
 from vq.codebooks.trellis_fit import fit_table, start_table
-from vq.kernels.trellis import trellis_decode, trellis_encode, trellis_pack, trellis_unpack
+from vq.kernels.trellis import (
+    trellis_decode,
+    trellis_encode,
+    trellis_encode_weighted,
+    trellis_pack,
+    trellis_unpack,
+)
 
 LENGTH = 256  # values of one sequence
-CODES = ("hash", "lut", "random", *source.COMPUTED)
+CODES = ("hash", "lut", "random", "hybrid", *source.COMPUTED)
 
 
 @register("trellis")
@@ -29,10 +35,11 @@ class Trellis(Codebook):
     Args:
         bits: rate in bits per value, a multiple of ``1 / symbols``.
         memory: bits of a state, at most 16 and more than ``bits * symbols``.
-        symbols: values of a step, 1 or 2; None takes 2 for the hash code and fractional rates, else 1.
-        code: ``hash`` (computed with one multiplication, two symbols), ``lut`` (a trained table; the
-            shipped one if there is one, else call ``fit``), ``mad1``, ``inst3``, ``mul1`` (computed,
-            one symbol) or ``random`` (a seeded table).
+        symbols: values of a step, 1 or 2; None takes 2 for ``hash``, ``hybrid`` and fractional rates, else 1.
+        code: ``hash`` (computed with one multiplication, two symbols), ``hybrid`` (512 trained pairs, one
+            picked by a hash of the state), ``lut`` (a trained table; the shipped one if there is one, else
+            call ``fit``), ``mad1``, ``inst3``, ``mcg``, ``mul1`` (computed, one symbol) or ``random`` (a
+            seeded table).
         seed: of ``code=random``.
 
     Attributes:
@@ -70,28 +77,17 @@ class Trellis(Codebook):
         if seed and code != "random":
             raise ValueError(f"trellis: seed={seed} only means something with code=random")
         self.step, self.hash_constant = 0.0, 0
-        levels = torch.zeros(0, dtype=torch.int8)
         if code == "hash":
             found = source.hash_code(self.bits, memory)
             self.hash_constant = found.constant
             self.step = float(torch.tensor(found.step, dtype=torch.float32))
             levels = source.hash_levels()
+            table = source.hash_table(memory, self.hash_constant, self.step, levels)
+        else:
+            levels = torch.zeros(0, dtype=torch.int8)
+            table = source.state_values(code, self.bits, memory, self.symbols, seed)
         self.register_buffer("levels", levels)
-        self.register_buffer("table", self._make_table())
-
-    def _make_table(self) -> Tensor:
-        if self.code == "hash":
-            return source.hash_table(self.memory, self.hash_constant, self.step, self.levels)
-        if self.code == "lut":
-            shipped = source.trained_table(self.bits, self.memory, self.symbols)
-            return (
-                torch.zeros(1 << self.memory, self.symbols)
-                if shipped is None
-                else shipped.table.clone()
-            )
-        if self.code == "random":
-            return source.random_table(self.memory, self.symbols, self.seed) * source.COMPUTED_SCALE
-        return source.COMPUTED[self.code](self.memory) * source.COMPUTED_SCALE
+        self.register_buffer("table", table)
 
     @property
     def spec(self) -> Spec:
@@ -141,9 +137,12 @@ class Trellis(Codebook):
 
     @property
     def distortion(self) -> float | None:
-        """Measured on held-out N(0, 1) for hash codes and shipped tables, else None."""
+        """Measured on held-out N(0, 1) for computed codes and shipped tables, else None."""
         if self.code == "hash":
             return source.hash_code(self.bits, self.memory).distortion
+        if self.code not in ("lut", "random"):
+            found = source.figure(self.code, self.bits, self.memory)
+            return None if found is None else found.distortion
         shipped = source.trained_table(self.bits, self.memory, self.symbols)
         if (
             self.code == "lut"
@@ -153,20 +152,28 @@ class Trellis(Codebook):
             return shipped.distortion
         return None
 
+    @property
+    def leftover(self) -> float | None:
+        """More than the root mean square of the error, most at high rates: its tails are longer than a Gaussian's."""
+        plain = super().leftover
+        return None if plain is None else (1 + 0.05 * max(1.0, self.bits - 1)) * plain
+
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch, 256 / symbols)`` uint8 of the nearest path; see ``trellis_encode``.
+        """Codes ``(*batch, 256 / symbols)`` uint8 of the nearest path.
+
+        With a weight, of the path with the smallest ``sum of weight * (x - value)^2``; that search is in floating
+        point and takes longer. See ``vq.kernels.trellis``.
 
         Raises:
-            ValueError: for a wrong shape, NaN or infinity, an unfitted table, or any ``weight``.
+            ValueError: for a wrong shape, NaN or infinity, a negative weight, or an unfitted table.
         """
-        if weight is not None:
-            raise ValueError(
-                f"{self.spec}: weight is not supported, the search counts all values alike; "
-                "scale the values instead or use a kmeans codebook"
-            )
-        self._check_vectors(x)
+        self._check_vectors(x, weight)
         flat = x.reshape(-1, LENGTH)
-        codes = trellis_encode(flat, self.table, self.step_bits, self.memory)
+        if weight is None:
+            codes = trellis_encode(flat, self.table, self.step_bits, self.memory)
+        else:
+            own = weight.expand(x.shape).reshape(-1, LENGTH)
+            codes = trellis_encode_weighted(flat, own, self.table, self.step_bits, self.memory)
         return codes.reshape(*x.shape[:-1], *self.codes_shape)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -185,18 +192,20 @@ class Trellis(Codebook):
     ) -> Trellis:
         """Train the table of ``code=lut`` on blocks ``(n, 256)``, from what it is or from their quantiles.
 
-        Lloyd's algorithm: encode all blocks, set each state to the mean of what it was used for,
-        repeat. States that no path visits keep their value; the best table seen is kept.
+        Lloyd's algorithm: encode all blocks, set each state to the (weighted) mean of what it was used
+        for, repeat. States that no path visits keep their value; the best table seen is kept.
 
         Raises:
             TypeError: for a computed code.
-            ValueError: for a wrong shape, NaN, or any ``weight``.
+            ValueError: for a wrong shape, NaN, or a weight that is negative or does not fit ``x``.
         """
         if self.code != "lut":
             raise TypeError(f"{self.spec} has nothing to fit: its values are fixed; use code=lut")
-        if weight is not None:
-            raise ValueError(f"{self.spec}: weight is not supported in fit")
         check_vectors(x, LENGTH, str(self.spec))
+        self._check_weight(x, weight)
+        own = (
+            None if weight is None else weight.detach().expand(x.shape).reshape(-1, LENGTH).float()
+        )
         flat = x.detach().reshape(-1, LENGTH).float().to(self.table.device)
         if not len(flat):
             raise ValueError(
@@ -205,7 +214,7 @@ class Trellis(Codebook):
         start = self.table
         if not self.fitted:
             start = self._start(flat, generator)
-        table, _ = fit_table(flat, start, self.step_bits, self.memory, iterations)
+        table, _ = fit_table(flat, start, self.step_bits, self.memory, iterations, own)
         self.table.copy_(table)
         return self
 
@@ -251,7 +260,8 @@ class Trellis(Codebook):
         """Codes ``(n, steps)`` uint8, checked before they are narrowed."""
         if codes.is_floating_point():
             raise ValueError(f"{self.spec}: expected integer codes, got {codes.dtype}")
-        if codes.dtype != torch.uint8 and codes.numel():
+        traced = torch.compiler.is_compiling()
+        if codes.dtype != torch.uint8 and codes.numel() and not traced:
             low, high = (int(v) for v in torch.aminmax(codes))
             if low < 0 or high >> self.step_bits:
                 raise ValueError(
@@ -261,7 +271,7 @@ class Trellis(Codebook):
 
 
 def _default_symbols(bits: float, code: str) -> int:
-    return 2 if code == "hash" or bits != int(bits) else 1
+    return 2 if code in source.PAIRS or bits != int(bits) else 1
 
 
 def _check_rate(bits: float, memory: int, symbols: int | None, code: str) -> float:
@@ -271,13 +281,13 @@ def _check_rate(bits: float, memory: int, symbols: int | None, code: str) -> flo
     count = _default_symbols(bits, code) if symbols is None else symbols
     if count not in (1, 2):
         raise ValueError(f"trellis: symbols must be 1 or 2, got {symbols!r}")
-    if (count == 2) != (code == "hash") and code not in ("lut", "random"):
+    if (count == 2) != (code in source.PAIRS) and code not in ("lut", "random"):
         raise ValueError(f"trellis: code={code} does not have symbols={count}")
     step_bits = bits * count
     if step_bits != int(step_bits) or not 1 <= step_bits <= 8:
         raise ValueError(
             f"trellis: bits * symbols must be a whole number from 1 to 8, got bits={bits}, "
-            f"symbols={count}"
+            f"symbols={count}; split makes quarter bits of two codebooks, residual stacks them to 8"
         )
     if not isinstance(memory, int) or not step_bits < memory <= 16:
         raise ValueError(

@@ -13,6 +13,10 @@ from torch import Tensor
 from vq._data_files import data_path
 
 HASH_FILE = "trellis-hash.json"
+HYBRID_FILE = "trellis-hybrid.safetensors"
+FIGURES_FILE = "trellis-figures.json"
+HYBRID_ROWS = 512
+DEFAULT_SCALE = 0.97  # of unit-power values, where the best was not measured
 
 
 @dataclass(frozen=True)
@@ -107,17 +111,64 @@ def mul1_table(memory: int) -> Tensor:
     return ((_byte_sum(words) - 510).double() / 147.8).float().unsqueeze(1)
 
 
+def _half_sum(words: Tensor) -> Tensor:
+    """Sum of the two half-precision numbers that 32 bits hold after a mask and a flip, at unit power, ``(n, 1)``."""
+    words = (words & 0x8FFF8FFF) ^ 0x3B603B60
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=1)
+    signed = torch.where(halves > 32767, halves - 65536, halves).to(torch.int16)
+    return signed.view(torch.float16).double().sum(1, keepdim=True).div(1.2437).float()
+
+
 def inst3_table(memory: int) -> Tensor:
     """Sum of two half-precision numbers made from the bits of a linear congruence, ``(2**memory, 1)``.
 
     Reference:
         Tseng et al., "QTIP", NeurIPS 2024, algorithm 2 (3INST).
     """
-    words = (torch.arange(1 << memory) * 89226354 + 64248484) & 0xFFFFFFFF
-    words = (words & 0x8FFF8FFF) ^ 0x3B603B60
-    halves = torch.stack([words & 0xFFFF, words >> 16], dim=1)
-    signed = torch.where(halves > 32767, halves - 65536, halves).to(torch.int16)
-    return signed.view(torch.float16).double().sum(1, keepdim=True).div(1.2437).float()
+    return _half_sum((torch.arange(1 << memory) * 89226354 + 64248484) & 0xFFFFFFFF)
+
+
+def mcg_table(memory: int) -> Tensor:
+    """``inst3_table`` with a multiplicative congruence, no term added: ``(2**memory, 1)``."""
+    return _half_sum((torch.arange(1 << memory) * 0xCBAC1FED) & 0xFFFFFFFF)
+
+
+def hybrid_indices(memory: int) -> tuple[Tensor, Tensor]:
+    """Row and sign of every state of the hybrid code: int64 ``(2**memory,)`` and float32 of +1 and -1.
+
+    With ``w = s << (16 - memory)`` and ``h = w * w + w mod 2**32``, the row is bits 6..14 of h, and bit 15 flips the
+    second value. At memory 16 this is the published code; shifting a shorter state up keeps all its bits in use.
+
+    Reference:
+        Tseng et al., "QTIP", NeurIPS 2024, algorithm 3 (HYB).
+    """
+    wide = torch.arange(1 << memory) << (16 - memory)
+    mixed = (wide * wide + wide) & 0xFFFFFFFF
+    return (mixed >> 6) & (HYBRID_ROWS - 1), (1 - 2 * ((mixed >> 15) & 1)).float()
+
+
+def hybrid_table(rows: Tensor, memory: int) -> Tensor:
+    """Values of all states of the hybrid code, ``(2**memory, 2)`` float32, from its ``rows`` ``(512, 2)``."""
+    index, sign = hybrid_indices(memory)
+    table = rows.float()[index]
+    table[:, 1] *= sign
+    return table
+
+
+def hybrid_rows(memory: int) -> Tensor:
+    """The trained rows of the hybrid code, ``(512, 2)`` float32; those that no state of a short memory uses are zero.
+
+    Raises:
+        ValueError: if no rows were trained for this memory.
+    """
+    with safe_open(data_path("codebooks", HYBRID_FILE), framework="pt") as file:
+        names = sorted(file.keys())
+        if f"memory={memory:02d}" not in names:
+            raise ValueError(
+                f"trellis: no hybrid code for memory={memory}; known: {', '.join(names)}"
+            )
+        rows: Tensor = file.get_tensor(f"memory={memory:02d}").float()
+    return rows
 
 
 def random_table(memory: int, symbols: int, seed: int) -> Tensor:
@@ -126,9 +177,49 @@ def random_table(memory: int, symbols: int, seed: int) -> Tensor:
     return torch.randn(1 << memory, symbols, generator=generator)
 
 
-# Value scale of the one-symbol computed codes and random tables: a little less than the source's.
-COMPUTED_SCALE = 0.97
-COMPUTED = {"mad1": mad1_table, "inst3": inst3_table, "mul1": mul1_table}
+COMPUTED = {"mad1": mad1_table, "inst3": inst3_table, "mcg": mcg_table, "mul1": mul1_table}
+PAIRS = ("hash", "hybrid")  # codes of two values a step
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured of a code at one rate and memory.
+
+    Attributes:
+        scale: best factor of the code's values.
+        distortion: on held-out N(0, 1) with this scale, over its variance.
+    """
+
+    scale: float
+    distortion: float
+
+
+@functools.cache
+def _figures() -> dict[str, dict[str, list[float]]]:
+    data: dict[str, dict[str, list[float]]] = json.loads(
+        data_path("codebooks", FIGURES_FILE).read_text()
+    )["codes"]
+    return data
+
+
+def figure(code: str, bits: float, memory: int) -> Figure | None:
+    """The figure of a computed or hybrid code, or None where nothing was measured."""
+    found = _figures().get(code, {}).get(f"bits={bits:g}, memory={memory}")
+    return None if found is None else Figure(*found)
+
+
+def state_values(code: str, bits: float, memory: int, symbols: int, seed: int) -> Tensor:
+    """Table ``(2**memory, symbols)`` float32 of any code but the hash code; zeros for ``lut`` where none is shipped."""
+    if code == "lut":
+        shipped = trained_table(bits, memory, symbols)
+        return torch.zeros(1 << memory, symbols) if shipped is None else shipped.table.clone()
+    if code == "random":
+        return random_table(memory, symbols, seed) * DEFAULT_SCALE
+    found = figure(code, bits, memory)
+    scale = DEFAULT_SCALE if found is None else found.scale
+    if code == "hybrid":
+        return hybrid_table(hybrid_rows(memory), memory) * scale
+    return COMPUTED[code](memory) * scale
 
 
 def table_name(bits: float, memory: int, symbols: int) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vq.kernels.trellis import trellis_decode, trellis_encode, trellis_states
+from vq.kernels.trellis import (
+    trellis_decode,
+    trellis_encode,
+    trellis_encode_weighted,
+    trellis_states,
+)
 
 
 def sums_of_states(
-    x: Tensor, table: Tensor, step_bits: int, memory: int
+    x: Tensor, table: Tensor, step_bits: int, memory: int, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor, float]:
     """Assign sequences to paths and collect what each state was used for.
 
@@ -18,24 +23,38 @@ def sums_of_states(
         table: ``(2**memory, symbols)`` float32.
         step_bits: bits of one step.
         memory: bits of one state.
+        weight: ``(n, length)``, factors of the squared errors.
 
     Returns:
-        Sums ``(2**memory, symbols)`` and counts ``(2**memory, 1)`` in float64, and the mean squared
+        Sums and counts, both ``(2**memory, symbols)`` float64 and times the weight, and the (weighted) mean squared
         error with ``table``.
     """
-    symbols = table.shape[1]
-    codes = trellis_encode(x, table, step_bits, memory)
-    error = float((trellis_decode(codes, table, step_bits, memory) - x).double().square().mean())
+    size, symbols = table.shape
+    if weight is None:
+        weight, codes = torch.ones_like(x), trellis_encode(x, table, step_bits, memory)
+    else:
+        codes = trellis_encode_weighted(x, weight, table, step_bits, memory)
+    square = (trellis_decode(codes, table, step_bits, memory) - x).double().square()
+    error = float((square * weight).sum() / weight.double().sum().clamp_min(1e-300))
     states = trellis_states(codes, step_bits, memory).reshape(-1).cpu()
-    values = x.reshape(-1, symbols).double().cpu()
-    size = 1 << memory
-    sums = [torch.bincount(states, values[:, v].contiguous(), size) for v in range(symbols)]
-    counts = torch.bincount(states, minlength=size).double()
-    return torch.stack(sums, 1), counts.unsqueeze(1), error
+    share = weight.reshape(-1, symbols).double().cpu()
+    values = x.reshape(-1, symbols).double().cpu() * share
+    found = [
+        torch.stack(
+            [torch.bincount(states, part[:, v].contiguous(), size) for v in range(symbols)], 1
+        )
+        for part in (values, share)
+    ]
+    return found[0], found[1], error
 
 
 def fit_table(
-    x: Tensor, table: Tensor, step_bits: int, memory: int, iterations: int
+    x: Tensor,
+    table: Tensor,
+    step_bits: int,
+    memory: int,
+    iterations: int,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """Lloyd iterations on fixed sequences; a state that no path visits keeps its value.
 
@@ -45,17 +64,18 @@ def fit_table(
         step_bits: bits of one step.
         memory: bits of one state.
         iterations: encode-and-average rounds.
+        weight: ``(n, length)``, factors of the squared errors.
 
     Returns:
-        The best table seen and its mean squared error on ``x``.
+        The best table seen and its (weighted) mean squared error on ``x``.
     """
     best, least = table, float("inf")
     for _ in range(iterations):
-        sums, counts, error = sums_of_states(x, table, step_bits, memory)
+        sums, counts, error = sums_of_states(x, table, step_bits, memory, weight)
         if error < least:
             best, least = table, error
         table = centroids(sums, counts, table)
-    *_, error = sums_of_states(x, table, step_bits, memory)
+    *_, error = sums_of_states(x, table, step_bits, memory, weight)
     return (table, error) if error < least else (best, least)
 
 

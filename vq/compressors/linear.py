@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vq.kernels import linear as ops
-from vq.kernels.decode import decode_rows, unpack_codes
+from vq.kernels.decode import decode_rows, place_vectors, unpack_codes
 from vq.kernels.dispatch import backend, native
 from vq.kernels.formats import (
+    BLOCKS,
     HASH_CODE,
     ROWS,
     TABLE_CODE,
@@ -39,13 +40,15 @@ def header_for(codebook: nn.Module, out_features: int, in_features: int) -> Pack
     """
     book: Any = codebook
     if not hasattr(book, "step_bits"):
+        tile_rows = getattr(book, "tile", (1, book.dim))[0]
         return PackedHeader(
-            ROWS,
+            BLOCKS if tile_rows > 1 else ROWS,
             out_features,
             in_features,
             code_bits=book.code_bits,
             dim=book.dim,
             codes_per_vector=book.codes_per_vector,
+            tile_rows=tile_rows,
         )
     hashed = book.code == "hash"
     return PackedHeader(
@@ -143,7 +146,8 @@ class QuantizedLinear(nn.Module):
         Args:
             codebook: that made the codes.
             codes: ``(out, ceil(in / dim), *codes_shape)``; for a trellis ``(bands * blocks, steps)`` with
-                tile ``band * blocks + block`` holding rows ``64 band ..`` and columns ``4 block ..``.
+                tile ``band * blocks + block`` holding rows ``64 band ..`` and columns ``4 block ..``; for
+                other vectors of several rows ``(row tiles, column tiles, *codes_shape)``.
             scales: ``(out,)``, stored as float16.
             in_features: columns (codes may be padded).
             signs_in: ``(in,)`` of +1 / -1, or None for no rotation of inputs.
@@ -258,9 +262,9 @@ class QuantizedLinear(nn.Module):
 
     @property
     def _by_codebook(self) -> bool:
-        """Whether only the codebook itself can decode: several codes make one vector, or the table is too large."""
+        """Whether only the codebook can decode: several codes or rows make a vector, or the table is too large."""
         if self.header.layout != ROWS:
-            return False
+            return self.header.layout == BLOCKS
         entries: int | None = self.codebook.entries
         return self.header.codes_per_vector > 1 or entries is None or entries > _MAX_TABLE
 
@@ -304,9 +308,8 @@ class QuantizedLinear(nn.Module):
             table = self._table().to(self.weight.device)
             return decode_rows(self.weight, self.header, table, first, rows)
         codes = unpack_codes(self.weight, self.header, first, rows)
-        shape = (rows, self.header.vectors_per_row, *self.codebook.codes_shape)
-        values: Tensor = self.codebook.decode(codes.reshape(shape))
-        return values.reshape(rows, -1)[:, : self.in_features]
+        values = self.codebook.decode(codes.reshape(*codes.shape[:2], *self.codebook.codes_shape))
+        return place_vectors(values, self.header, first, rows)
 
     def _forward_codebook(self, x: Tensor) -> Tensor:
         """Forward through the codebook's own decode, by panels."""

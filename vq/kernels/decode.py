@@ -10,14 +10,25 @@ from vq.kernels.layouts import unpack_rows, unpack_tiles
 
 
 def unpack_codes(weight: Tensor, header: PackedHeader, first: int, rows: int) -> Tensor:
-    """Codes of rows ``first .. first + rows - 1`` of layout 1.
+    """Codes that cover rows ``first .. first + rows - 1``, of layout 1 or 3.
 
     Returns:
-        int64 ``(rows, ceil(in / dim), codes_per_vector)``.
+        int64 ``(rows, ceil(in / dim), codes_per_vector)``; in layout 3 bands of ``tile_rows`` in place of rows.
     """
-    per_row = header.vectors_per_row * header.codes_per_vector
-    codes = unpack_rows(weight[HEADER_BYTES:], header.code_bits, rows * per_row, first * per_row)
-    return codes.reshape(rows, header.vectors_per_row, header.codes_per_vector)
+    begin, end = first // header.tile_rows, -(-(first + rows) // header.tile_rows)
+    each = header.vectors_per_row * header.codes_per_vector
+    payload = weight[HEADER_BYTES:]
+    codes = unpack_rows(payload, header.code_bits, (end - begin) * each, begin * each)
+    return codes.reshape(end - begin, header.vectors_per_row, header.codes_per_vector)
+
+
+def place_vectors(values: Tensor, header: PackedHeader, first: int, rows: int) -> Tensor:
+    """Vectors ``(bands, blocks, dim)`` of ``unpack_codes`` as rows ``first ..`` of the matrix, ``(rows, in)``."""
+    bands, blocks, dim = values.shape
+    height = header.tile_rows
+    tiles = values.reshape(bands, blocks, height, dim // height).transpose(1, 2)
+    skip = first % height
+    return tiles.reshape(bands * height, -1)[skip : skip + rows, : header.in_features]
 
 
 def trellis_states(streams: Tensor, step_bits: int, memory: int) -> Tensor:

@@ -14,12 +14,12 @@ from torch import Tensor
 MAGIC = b"VQPK"
 VERSION = 1
 HEADER_BYTES = 64
-ROWS, TILES = 1, 2  # the two layouts
+ROWS, TILES, BLOCKS = 1, 2, 3  # the layouts
 TABLE_CODE, HASH_CODE = 0, 1
 TILE_ROWS, TILE_COLUMNS, TILE_WEIGHTS = 64, 4, 256
 GROUP = 8  # tiles whose words are interleaved
 
-_STRUCT = struct.Struct("<4sHHIIHHHHHHIQIf16x")
+_STRUCT = struct.Struct("<4sHHIIHHHHHHIQIfH14x")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PackedHeader:
     """Header of a packed weight; every field is one of docs/format.md.
 
     Attributes:
-        layout: ROWS (fixed-width codes) or TILES (trellis).
+        layout: ROWS (fixed-width codes), TILES (trellis) or BLOCKS (fixed-width codes of several rows).
         out_features: rows of the matrix.
         in_features: columns of the matrix.
         code_bits: bits of one code; for a trellis, of one step.
@@ -38,6 +38,7 @@ class PackedHeader:
         codes_per_vector: 1; stages of a residual codebook; steps of a trellis.
         hash_constant: multiplier of the hash code, else 0.
         step: value of one integer level of the hash code, else 0.
+        tile_rows: rows of the matrix that a code vector covers in layout BLOCKS, else 1.
         crc: CRC-32 of the payload.
     """
 
@@ -52,6 +53,7 @@ class PackedHeader:
     codes_per_vector: int = 1
     hash_constant: int = 0
     step: float = 0.0
+    tile_rows: int = 1
     crc: int = 0
 
     def __post_init__(self) -> None:
@@ -61,13 +63,13 @@ class PackedHeader:
 
     @property
     def vectors_per_row(self) -> int:
-        """Code vectors of one row (layout ROWS)."""
-        return -(-self.in_features // self.dim)
+        """Code vectors of one row (layout ROWS) or one band of rows (BLOCKS)."""
+        return -(-self.in_features // (self.dim // self.tile_rows))
 
     @property
     def bands(self) -> int:
-        """Bands of 64 rows (layout TILES)."""
-        return -(-self.out_features // TILE_ROWS)
+        """Bands of 64 rows (layout TILES) or ``tile_rows`` (the others)."""
+        return -(-self.out_features // (TILE_ROWS if self.layout == TILES else self.tile_rows))
 
     @property
     def blocks(self) -> int:
@@ -84,7 +86,7 @@ class PackedHeader:
         """Bytes after the header."""
         if self.layout == TILES:
             return self.bands * self.blocks * self.words * 8
-        codes = self.out_features * self.vectors_per_row * self.codes_per_vector
+        codes = self.bands * self.vectors_per_row * self.codes_per_vector
         return (codes * self.code_bits + 7) // 8
 
     @property
@@ -114,6 +116,7 @@ class PackedHeader:
             self.payload_bytes,
             self.crc,
             self.step,
+            self.tile_rows if self.layout == BLOCKS else 0,
         )
 
     @classmethod
@@ -137,9 +140,10 @@ class PackedHeader:
                 f"packed weight of format version {version}, this library reads version "
                 f"{VERSION}: {fix}"
             )
-        payload_bytes, crc, step = fields[10:]
+        payload_bytes, crc, step, tile_rows = fields[10:]
         names = [field.name for field in dataclass_fields(cls)][:10]
-        header = cls(**dict(zip(names, fields[:10], strict=True)), crc=crc, step=step)
+        known = dict(zip(names, fields[:10], strict=True))
+        header = cls(**known, crc=crc, step=step, tile_rows=max(1, tile_rows))
         if header.payload_bytes != payload_bytes:
             raise ValueError(
                 f"packed weight is corrupted: its header promises {payload_bytes} bytes of "
@@ -203,8 +207,8 @@ def read_packed(weight: Tensor) -> PackedHeader:
 
 def _check_fields(header: PackedHeader) -> None:
     """Raise ValueError unless the fields describe a format that exists."""
-    if header.layout not in (ROWS, TILES):
-        raise ValueError(f"packed weight: unknown layout {header.layout}, expected 1 or 2")
+    if header.layout not in (ROWS, TILES, BLOCKS):
+        raise ValueError(f"packed weight: unknown layout {header.layout}, expected 1, 2 or 3")
     if header.out_features < 1 or header.in_features < 1:
         raise ValueError(
             f"packed weight: expected positive sizes, got out={header.out_features}, "
@@ -215,6 +219,12 @@ def _check_fields(header: PackedHeader) -> None:
             "packed weight: expected codes of 1 to 62 bits and at least one code and one weight a "
             f"vector, got {header.code_bits} bits, dim={header.dim}, "
             f"codes_per_vector={header.codes_per_vector}"
+        )
+    several = header.layout == BLOCKS
+    if header.tile_rows < 1 or (header.tile_rows > 1) != several or header.dim % header.tile_rows:
+        raise ValueError(
+            "packed weight: expected vectors of several rows in layout 3 (dim a multiple of them) and of one row in "
+            f"the others, got layout={header.layout}, tile_rows={header.tile_rows}, dim={header.dim}"
         )
     if header.layout == TILES:
         _check_trellis(header)

@@ -136,7 +136,8 @@ def pack_payload(codes: Tensor, header: PackedHeader) -> Tensor:
 
     Args:
         codes: layout 1: ``(out, ceil(in / dim), codes_per_vector)`` (a trailing axis of one may be left out);
-            layout 2: ``(bands * blocks, 256 / symbols)``, or with bands and blocks apart.
+            layout 2: ``(bands * blocks, 256 / symbols)``, or with bands and blocks apart; layout 3:
+            ``(bands, blocks, codes_per_vector)``.
         header: the format.
 
     Raises:
@@ -145,7 +146,7 @@ def pack_payload(codes: Tensor, header: PackedHeader) -> Tensor:
     if header.layout == TILES:
         expected = (header.bands * header.blocks, header.codes_per_vector)
     else:
-        expected = (header.out_features, header.vectors_per_row * header.codes_per_vector)
+        expected = (header.bands, header.vectors_per_row * header.codes_per_vector)
     if codes.numel() != expected[0] * expected[1] or codes.ndim < 2:
         raise ValueError(
             f"codes: expected {expected[0]} x {expected[1]} for a weight of "

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from vq.kernels import decode as oracle
-from vq.kernels.formats import HASH_CODE, TILE_ROWS, TILES, PackedHeader, read_header
+from vq.kernels.formats import (
+    BLOCKS,
+    HASH_CODE,
+    ROWS,
+    TILE_ROWS,
+    TILES,
+    PackedHeader,
+    read_header,
+)
 from vq.kernels.hadamard import reference as rotate_reference
 
 MODES = ("float", "int15", "int8")
@@ -87,9 +95,9 @@ def check(
     expected = _table_shape(header, table)
     if tuple(table.shape) != expected:
         raise ValueError(f"table: expected shape {expected}, got {tuple(table.shape)}")
-    if header.codes_per_vector != 1 and header.layout != TILES:
+    if header.layout == BLOCKS or (header.layout == ROWS and header.codes_per_vector != 1):
         raise ValueError(
-            f"packed_linear: {header.codes_per_vector} codes a vector need the codebook's own "
+            f"packed_linear: {header.codes_per_vector} codes a vector, or of several rows, need the codebook's own "
             "decode; use vq.compressors.linear.QuantizedLinear"
         )
     return header

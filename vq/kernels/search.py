@@ -183,4 +183,5 @@ _op = dispatch.declare(
     fake=_fake,
     reference=find_in_tiles,
     cpu=_cpu,
+    triton="vq.kernels.triton.search:find",
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 UNIT = 8192  # fixed point of values: 16 bits reach to 4 units
 _LIMIT = 65535  # costs are unsigned 16-bit sums that saturate
 _CHUNK = 1 << 22  # states x sequences held at once
+_Forward = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 
 
 def trellis_states(codes: Tensor, step_bits: int, memory: int) -> Tensor:
@@ -50,6 +53,25 @@ def _forward(x: Tensor, table: Tensor, start: Tensor, bits: int) -> tuple[Tensor
     return torch.stack(chosen), minima
 
 
+def _forward_weighted(
+    both: Tensor, table: Tensor, start: Tensor, bits: int
+) -> tuple[Tensor, Tensor]:
+    """``_forward`` of values and weights ``(n, 2, steps, symbols)`` in float32, one rounding an operation."""
+    branches, groups = 1 << bits, start.shape[1]
+    order = torch.arange(branches, device=both.device).unsqueeze(1)
+    minima, chosen = start, []
+    for step in both.unbind(2):
+        now, weight = step.unsqueeze(2).unbind(1)
+        apart = now - table
+        parts = (weight * (apart * apart)).unbind(-1)
+        error = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        cost = (minima.repeat_interleave(branches, 1) + error).view(-1, branches, groups)
+        minima = cost.amin(1)
+        lowest = torch.where(cost == minima.unsqueeze(1), order, branches)
+        chosen.append(lowest.amin(1).to(torch.uint8))
+    return torch.stack(chosen), minima
+
+
 def _trace(chosen: Tensor, group: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Walk back from ``group`` ``(n,)``: codes ``(n, steps)`` and the group before them."""
     groups, codes = chosen.shape[2], []
@@ -60,28 +82,74 @@ def _trace(chosen: Tensor, group: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return torch.stack(codes[::-1], 1), group
 
 
-def _encode_chunk(x: Tensor, table: Tensor, bits: int, groups: int) -> Tensor:
-    """Two passes over ``x`` ``(n, steps, symbols)`` in fixed point."""
-    n, steps = x.shape[:2]
+def _first_least(values: Tensor) -> Tensor:
+    """Index of the smallest number along the last axis, the lowest where several are."""
+    index = torch.arange(values.shape[-1], device=values.device)
+    least = values == values.amin(-1, keepdim=True)
+    return torch.where(least, index, values.shape[-1]).amin(-1)
+
+
+def _two_passes(forward: _Forward, free: Tensor, shut: float, steps: int, bits: int) -> Tensor:
+    """Codes ``(n, steps)``: an open pass finds the group at the seam, the second starts and ends in it.
+
+    Args:
+        forward: backpointers and last minima of the sequence turned by a number of steps, from minima to start with.
+        free: ``(n, groups)`` zeros.
+        shut: cost of a group that must not be started in.
+        steps: of the sequence.
+        bits: of a step.
+    """
     shift = steps // 2
-    free = torch.zeros(n, groups, dtype=torch.int32, device=x.device)
-    chosen, minima = _forward(x.roll(-shift, 1), table, free, bits)
-    index = torch.arange(groups, device=x.device)
-    end = (minima.long() * groups + index).amin(1) % groups
+    chosen, minima = forward(shift, free)
+    end = _first_least(minima)
     _, seam = _trace(chosen[steps - shift :], end, bits) if shift else (None, end)
-    start = torch.full_like(free, _LIMIT).scatter_(1, seam.unsqueeze(1), 0)
-    chosen, _ = _forward(x, table, start, bits)
+    start = torch.full_like(free, shut).scatter_(1, seam.unsqueeze(1), 0)
+    chosen, _ = forward(0, start)
     return _trace(chosen, seam, bits)[0]
 
 
 def encode(x: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:
     """Operation ``trellis_encode``: codes ``(n, steps)`` uint8."""
-    symbols = table.shape[1]
-    sequences = _fixed(x).reshape(x.shape[0], x.shape[1] // symbols, symbols)
-    size = max(1, _CHUNK >> memory)
-    groups = 1 << (memory - step_bits)
-    parts = [_encode_chunk(c, _fixed(table), step_bits, groups) for c in sequences.split(size)]
-    return torch.cat(parts) if x.shape[0] else x.new_empty((0, sequences.shape[1])).byte()
+    n, symbols = x.shape[0], table.shape[1]
+    steps, groups, fixed = x.shape[1] // symbols, 1 << (memory - step_bits), _fixed(table)
+
+    def part(chunk: Tensor) -> Tensor:
+        free = torch.zeros(len(chunk), groups, dtype=torch.int32, device=x.device)
+        return _two_passes(
+            lambda turn, start: _forward(chunk.roll(-turn, 1), fixed, start, step_bits),
+            free,
+            _LIMIT,
+            steps,
+            step_bits,
+        )
+
+    parts = [part(c) for c in _fixed(x).reshape(n, steps, symbols).split(_chunk(memory))]
+    return torch.cat(parts) if n else x.new_empty((0, steps)).byte()
+
+
+def encode_weighted(
+    x: Tensor, weight: Tensor, table: Tensor, step_bits: int, memory: int
+) -> Tensor:
+    """Operation ``trellis_encode_weighted``: codes ``(n, steps)`` uint8."""
+    n, symbols = x.shape[0], table.shape[1]
+    steps, groups = x.shape[1] // symbols, 1 << (memory - step_bits)
+    both = torch.stack([x, weight], 1).reshape(n, 2, steps, symbols)
+
+    def part(chunk: Tensor) -> Tensor:
+        return _two_passes(
+            lambda turn, start: _forward_weighted(chunk.roll(-turn, 2), table, start, step_bits),
+            x.new_zeros(len(chunk), groups),
+            float("inf"),
+            steps,
+            step_bits,
+        )
+
+    parts = [part(c) for c in both.split(_chunk(memory))]
+    return torch.cat(parts) if n else x.new_empty((0, steps)).byte()
+
+
+def _chunk(memory: int) -> int:
+    return max(1, _CHUNK >> memory)
 
 
 def decode(codes: Tensor, table: Tensor, step_bits: int, memory: int) -> Tensor:

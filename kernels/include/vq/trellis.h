@@ -39,10 +39,36 @@ TrellisForward trellis_forward(int step_bits, int symbols);
 constexpr int trellis_lanes = 32;
 }  // namespace avx512
 
+// One step of the search for a weighted squared error, in float: for every group g
+//   minima[g] = min over p of ( minima[s >> B] + sum over v of weight[v] * (x[v] - table[v][s])^2 ),  s = p << (L-B) | g,
+// and from[g] the lowest p that gives it.
+struct TrellisWeighted {
+  const float *x, *weight;  // symbols numbers each
+  const float* table;       // [symbols][states]
+  float* before;            // room for a number a state: the minimum of the group it continues
+  int symbols, branches;
+  long groups, states;
+  float* minima;
+  uint8_t* from;
+};
+namespace portable {
+void trellis_weighted_step(const TrellisWeighted& step);
+}
+namespace avx2 {
+void trellis_weighted_step(const TrellisWeighted& step);
+}
+namespace avx512 {
+void trellis_weighted_step(const TrellisWeighted& step);
+}
+
 // `x`: n sequences of steps * symbols floats; `table`: states * symbols floats; `codes`: n * steps, the high B bits of each state.
 // Two passes: an unconstrained one over the sequence turned by half its length finds the group at the seam, the second starts and ends
 // in that group.
 void trellis_encode(const float* x, long n, const float* table, const TrellisShape& shape, uint8_t* codes, int threads);
+
+// The same with a factor >= 0 of each value's squared error, in float; `weight`: shape of `x`. Nothing saturates.
+void trellis_encode_weighted(const float* x, const float* weight, long n, const float* table, const TrellisShape& shape,
+                             uint8_t* codes, int threads);
 
 // `values`: n sequences of steps * symbols floats.
 void trellis_decode(const uint8_t* codes, long n, const float* table, const TrellisShape& shape, float* values,
