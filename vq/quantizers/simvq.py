@@ -9,10 +9,13 @@ from torch import Tensor
 
 from vq.codebooks.registry import build
 from vq.codebooks.reparametrised import Reparametrised
+from vq.codebooks.simvq import SimVQ
 from vq.codebooks.spec import Spec
 from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.registry import register
 from vq.quantizers.table import TableQuantizer, check_features
+
+_START = 1.1  # length of the rows of simvq(...) before training, about
 
 
 @register("simvq")
@@ -59,6 +62,8 @@ class SimVectorQuantizer(TableQuantizer):
         assert book.entries is not None
         super().__init__(book.dim if dim is None else dim, book.dim, book.entries, seed)
         self.codebook, self.estimator, self.commitment = book, estimator, commitment
+        if isinstance(book, SimVQ):
+            _short_rows(book)
         self._estimate = find_estimator(estimator)
         self._cached: tuple[list[tuple[int, int]], Tensor, Tensor, Tensor] | None = None
 
@@ -114,6 +119,16 @@ class SimVectorQuantizer(TableQuantizer):
 
     def _weights(self) -> dict[str, float]:
         return {"commitment": self.commitment, "codebook": 1.0}
+
+
+@torch.no_grad()
+def _short_rows(book: SimVQ) -> None:
+    """Rows a little longer than 1, which lie among an untrained encoder's features.
+
+    With the codebook's own rows of N(0, I), far outside, a handful would win everywhere and stay alone.
+    """
+    book.map.copy_(_START * torch.eye(book.dim))
+    book.offset.zero_()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
