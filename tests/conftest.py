@@ -115,3 +115,81 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
 def build_model() -> Callable[..., Path]:
     """Function: make a tiny model folder."""
     return make_model
+
+
+def make_tokenizer(kind: str, seed: int = 0) -> Any:
+    """A small tokenizer with random networks and a codebook of three stages, started on its own features."""
+    from vq.quantizers import make
+    from vq.tokenizers.backbones import make_backbone
+    from vq.tokenizers.tokenizer import Tokenizer
+
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "image":
+        backbone = make_backbone("conv2d", factor=4, dim=6, width=8, seed=seed)
+        x, rate = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1, None
+    else:
+        sizes = {"strides": (2, 5), "dim": 6, "width": 4, "dilations": (1,)}
+        backbone = make_backbone("seanet", seed=seed, **sizes)
+        x, rate = torch.randn(4, 1, 2000, generator=generator) * 0.2, 8000
+    book = "residual(stages=3, of=kmeans(dim=6, entries=8), beam=1)"
+    quantizer = make("fixed", codebook=book)
+    tokenizer = Tokenizer(backbone, quantizer, rate).eval()
+    with torch.no_grad():
+        quantizer.start(tokenizer.features(x).reshape(-1, 6))
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def image_model(tmp_path_factory) -> Path:
+    """Folder of a small image tokenizer, 4 x 4 pixels a position, 3 stages of 8."""
+    folder = tmp_path_factory.mktemp("tokenizers") / "image"
+    make_tokenizer("image").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audio_model(tmp_path_factory) -> Path:
+    """Folder of a small audio tokenizer, 8 kHz, 10 samples a position, 3 stages of 8."""
+    folder = tmp_path_factory.mktemp("tokenizers") / "audio"
+    make_tokenizer("audio").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build_tokenizer() -> Callable[..., Any]:
+    """Function: a small tokenizer of a kind, ``image`` or ``audio``, and a seed."""
+    return make_tokenizer
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Four pictures, no side of a whole number of positions: png and jpg of one name, grey, one in a subfolder."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    generator = torch.Generator().manual_seed(3)
+    for name, height, width in (
+        ("a.png", 22, 31),
+        ("a.jpg", 18, 13),
+        ("grey.png", 30, 25),
+        ("more/b.png", 41, 19),
+    ):
+        y, x = torch.arange(height)[:, None], torch.arange(width)[None, :]
+        planes = [(x * (3 + c) + y * (5 - c)) % 200 for c in range(3)]
+        noise = torch.randint(0, 40, (height, width, 3), generator=generator)
+        pixels = (torch.stack(planes, -1) + noise).to(torch.uint8).numpy()
+        image.fromarray(pixels[..., 0] if name == "grey.png" else pixels).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def recordings(tmp_path) -> Path:
+    """Three sounds of odd lengths, one of them at another rate."""
+    soundfile = pytest.importorskip("soundfile")
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number, (rate, samples) in enumerate(((8000, 1003), (8000, 777), (16000, 2500))):
+        t = torch.arange(samples) / rate
+        x = 0.3 * torch.sin(2 * torch.pi * (200 + 150 * number) * t) * torch.exp(-2 * t)
+        soundfile.write(folder / f"r{number}.wav", x.numpy(), rate)
+    return folder

@@ -28,7 +28,7 @@ def test_every_command_shown_is_understood(command):
     module = importlib.import_module(f"vq.cli.{name}")
     parser = argparse.ArgumentParser(exit_on_error=False)
     module.add_arguments(parser)
-    parser.parse_args(words[2:])
+    parser.parse_intermixed_args(words[2:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from vq.compressors.load import load, load_tokenizer
     from vq.compressors.options import CompressOptions
     from vq.compressors.pipeline import compress
+    from vq.tokenizers.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["CompressOptions", "VqError", "__version__", "compress", "load", "load_tokenizer"]
+__all__ = [
+    "CompressOptions",
+    "Tokenizer",
+    "VqError",
+    "__version__",
+    "compress",
+    "load",
+    "load_tokenizer",
+]
 
 _LAZY = {
     "CompressOptions": "vq.compressors.options",
+    "Tokenizer": "vq.tokenizers.tokenizer",
     "compress": "vq.compressors.pipeline",
     "load": "vq.compressors.load",
     "load_tokenizer": "vq.compressors.load",

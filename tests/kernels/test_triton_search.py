@@ -117,7 +117,7 @@ def test_overflow_gives_an_index_of_the_table(interpreted):
 
 @pytest.mark.slow
 def test_agrees_with_the_reference_on_many(interpreted):
-    x, table, weight = points(2500, 8, 1100)
+    x, table, weight = points(1000, 8, 700)
     for own in (None, weight):
         codes = interpreted(nearest, x, table, own)
         assert float((codes == nearest(x, table, own)).float().mean()) > 0.999

@@ -1,7 +1,15 @@
-"""Score a model on held-out text: perplexity, and against its original KL divergence and top-1 agreement.
+"""Score a model on data it has not seen; what MODEL is decides how.
 
-Bits per weight are counted from the bytes of the checkpoint: codes, headers, scales, signs and tables of the quantized
-layers, divided by their weights.
+A language model on held-out text: perplexity, and against its original KL divergence and top-1 agreement. Bits per
+weight are counted from the bytes of the checkpoint: codes, headers, scales, signs and tables of the quantized layers,
+divided by their weights.
+
+A tokenizer (the folder of a `vq train` run) on a folder of files: PSNR and SSIM, or SI-SDR, STFT and mel distance, with
+confidence intervals over files; bits, counted from a real token file; use of the codes; all of it for every number of
+stages.
+
+  vq eval OUT --reference MODEL --text HELD_OUT.txt
+  vq eval runs/image-f4 photos/ --held-out
 """
 
 from __future__ import annotations
@@ -14,14 +22,23 @@ from typing import Any
 from vq.analysis.environment import machine, table, versions, write_json
 from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.models import open_model
+from vq.errors import VqError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq eval``."""
-    parser.add_argument("model", metavar="MODEL", help="model folder, .gguf file or hub id")
     parser.add_argument(
-        "--text", nargs="+", required=True, metavar="FILE", help="held-out text: files or folders"
+        "model", metavar="MODEL", help="model folder, .gguf file or hub id; tokenizer or its run"
     )
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", help="tokenizers: folder of images or sounds, or a file"
+    )
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="tokenizers: only the files of DATA that `vq train` holds out of it",
+    )
+    parser.add_argument("--text", nargs="+", metavar="FILE", help="held-out text: files or folders")
     parser.add_argument("--reference", metavar="MODEL", help="the original, for KL and agreement")
     parser.add_argument(
         "--context", type=int, default=1024, metavar="N", help="tokens a window (default: 1024)"
@@ -35,10 +52,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Score and print."""
+    apply_threads(args)
+    if _is_tokenizer(args.model):
+        from vq.cli.eval_tokenizer import run as run_tokenizer
+
+        return run_tokenizer(args)
+    if args.data is not None or args.held_out:
+        raise VqError(
+            f"{args.model} is no tokenizer of `vq train`; a language model is scored on text, --text FILE"
+        )
+    if args.text is None:
+        raise VqError("--text FILE: expected held-out text for a language model")
+    _run_language_model(args)
+
+
+def _is_tokenizer(name: str) -> bool:
+    """Whether this is the folder of a tokenizer, or of a run that makes one."""
+    from vq.tokenizers.codec import find_tokenizer
+
+    return find_tokenizer(name) is not None or (Path(name) / "run.json").is_file()
+
+
+def _run_language_model(args: argparse.Namespace) -> None:
     from vq.compressors.evaluate import score, text_windows
     from vq.compressors.texts import read_texts, tokenize
 
-    apply_threads(args)
     texts = read_texts(args.text)
     model, tokenizer = open_model(args.model, mode=args.mode)
     windows = text_windows(tokenize(texts, tokenizer), args.context, args.windows)

@@ -13,8 +13,12 @@ import vq
 
 COMMANDS = {
     "compress": "compress a language model to about 2 bits a weight",
-    "eval": "perplexity, divergence from the original, bits per weight",
+    "eval": "score a language model or a tokenizer: quality and real bits",
     "generate": "write text with a model, compressed or not",
+    "train": "train an image or audio tokenizer on a folder of files",
+    "encode": "turn images or sounds into tokens",
+    "decode": "turn tokens back into files",
+    "roundtrip": "check that tokens decode to what the tokenizer made",
     "codebooks": "list the codebooks with rate, entries and distortion",
     "bench": "measure codebooks and kernels",
     "info": "versions, CPU features, kernels in use and why",
@@ -54,7 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return _guarded(module.run, parser.parse_args(arguments[1:]))
+    return _guarded(module.run, _parse(parser, arguments[1:]))
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Options may stand between positional arguments, where the parser has no subcommands of its own."""
+    try:
+        return parser.parse_intermixed_args(words)
+    except TypeError:  # what argparse raises for a parser with subcommands, before it reads a word
+        return parser.parse_args(words)
 
 
 def _guarded(run: object, args: argparse.Namespace) -> int:
@@ -81,11 +93,12 @@ def _complain(text: str, code: int = 2) -> int:
 def _overview() -> str:
     lines = "\n".join(f"  {name:<11} {text}" for name, text in COMMANDS.items())
     return (
-        f"vq {vq.__version__}: codebook quantization of language models\n\n"
+        f"vq {vq.__version__}: codebook quantization of weights and signals\n\n"
         f"usage: vq COMMAND [options]\n\n{lines}\n\n"
         "vq COMMAND --help tells a command's options. A first run:\n\n"
         "  vq compress MODEL -o OUT --calibration TEXT.txt\n"
-        "  vq eval OUT --reference MODEL --text HELD_OUT.txt"
+        "  vq eval OUT --reference MODEL --text HELD_OUT.txt\n"
+        "  vq train image --data FOLDER"
     )
 
 

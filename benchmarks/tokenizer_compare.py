@@ -1,0 +1,155 @@
+"""A run of `vq train` against codecs without a network, on the files the run held out; see tokenizers.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vq.analysis.environment import machine, table, versions, write_json
+from vq.tokenizers.baselines import Blocks, Jpeg
+from vq.tokenizers.code_spec import CodeSpec
+from vq.tokenizers.codec import TokenizerCodec, open_tokenizer
+from vq.tokenizers.evaluate import Evaluation, evaluate
+from vq.tokenizers.signals import Signals
+
+QUALITIES = (1, 3, 5, 10, 20, 35, 55, 75, 90)
+BLOCKS = (16, 32, 64, 128)  # samples; 256 entries a stage
+DIMS = 32  # principal axes kept
+MOST_STAGES = 8
+
+Pair = tuple[str, Tensor]
+
+
+def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> None:
+    """Score everything, write the JSON and print the comparison."""
+    codec = TokenizerCodec(open_tokenizer(run_folder), "tokenizer")
+    expected = "audio" if kind == "speech" else "image"
+    if codec.kind != expected:
+        raise SystemExit(f"{run_folder} is a tokenizer of {codec.kind}, expected {expected}")
+    held = Signals(data, codec.spec, held_out=True)
+    if files:
+        held.files = held.files[:files]
+    names = {key for key, _ in held.files}
+    train = [x for key, x in Signals(data, codec.spec) if key not in names]
+    signals = list(held)
+    scored = [_score(codec, signals)]
+    baselines = _speech(codec.spec, train) if kind == "speech" else _image(codec.spec, train)
+    for baseline in baselines:
+        print(f"scoring {baseline.name}", flush=True)
+        scored.append(_score(baseline, signals))
+    compare = _compare_speech if kind == "speech" else _compare_image
+    rows = compare(scored[0], scored[1:])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "run": str(run_folder),
+        "model_hash": codec.spec.model_hash,
+        "held_out_files": len(signals),
+        "training_files": len(train),
+        "machine": machine(),
+        "versions": versions(),
+        "comparison": rows,
+        "codecs": [{k: v for k, v in e.to_dict().items() if k != "files"} for e in scored],
+    }
+    write_json(result, str(target))
+    heads = list(rows[0])
+    print(table(heads, [[_text(row[h]) for h in heads] for row in rows]))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _score(codec: Any, signals: Sequence[Pair]) -> Evaluation:
+    rate = codec.spec.sample_rate if codec.spec is not None else None
+    return evaluate(codec, signals, sample_rate=rate)
+
+
+def _speech(spec: CodeSpec, train: Sequence[Tensor]) -> list[Blocks]:
+    """Residual k-means on blocks: several sizes, and the tokenizer's own positions and entries."""
+    assert spec.sample_rate is not None
+    layouts = [(block, 256, _enough(block, spec)) for block in BLOCKS]
+    entries = min(max(spec.entries), 65536)
+    layouts.append((spec.hop[0], entries, min(len(spec.entries), 64)))
+    found = []
+    for block, k, stages in layouts:
+        book = f"residual(stages={stages}, of=kmeans(dim={block * spec.channels}, entries={k}), beam=1)"
+        blocks = Blocks("audio", spec.channels, (block,), book, spec.sample_rate)
+        found.append(blocks.fit(train))
+    return found
+
+
+def _enough(block: int, spec: CodeSpec) -> int:
+    """Stages until the rate is that of the tokenizer or more."""
+    assert spec.sample_rate is not None
+    rate = 8 * spec.sample_rate / block / 1000
+    return min(max(math.ceil(spec.bitrate / rate), 1), MOST_STAGES)
+
+
+def _compare_speech(tokenizer: Evaluation, baselines: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """For each number of stages: the best that blocks reach with no more bits, and with at least as many."""
+    points = [(point, b.name) for b in baselines for point in b.curve]
+    rows = []
+    for point in tokenizer.curve:
+        row: dict[str, Any] = {"stages": point["stages"], "kbit/s": point["rate"]}
+        row |= {"SI-SDR": point["si_sdr"], "mel": point["mel"]}
+        below = [p for p, _ in points if p["rate"] <= point["rate"] * (1 + 1e-9)]
+        above = [p for p, _ in points if p["rate"] >= point["rate"] * (1 - 1e-9)]
+        above = [p for p in above if p["rate"] == min(q["rate"] for q in above)]
+        for label, some in (("blocks, no more bits", below), ("blocks, no fewer", above)):
+            row[f"{label}: kbit/s"] = max((p["rate"] for p in some), default=None)
+            row[f"{label}: SI-SDR"] = max((p["si_sdr"] for p in some), default=None)
+            row[f"{label}: mel"] = min((p["mel"] for p in some), default=None)
+        rows.append(row)
+    return rows
+
+
+def _image(spec: CodeSpec, train: Sequence[Tensor]) -> list[Blocks | Jpeg]:
+    """PCA and residual k-means at the tokenizer's positions and about its bits, and JPEG at many qualities."""
+    length = spec.channels * math.prod(spec.hop)
+    stages = max(len(spec.entries), math.ceil(spec.bits_per_position / 14))
+    entries = 2 ** max(round(spec.bits_per_position / stages), 1)
+    part = f"kmeans(dim={min(DIMS, length)}, entries={entries})"
+    book = part if stages == 1 else f"residual(stages={stages}, of={part}, beam=1)"
+    blocks = Blocks("image", spec.channels, spec.hop, book)
+    # 16 blocks an entry and more, so that the table is no copy of its training blocks
+    return [blocks.fit(train, most=max(65536, 16 * entries)), *map(Jpeg, QUALITIES)]
+
+
+def _compare_image(tokenizer: Evaluation, baselines: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Rates of real files; JPEG between its qualities at the rate of the tokenizer's file."""
+    blocks, jpegs = baselines[0], baselines[1:]
+    rows = []
+    for name, found in (("tokenizer", tokenizer), ("PCA and k-means", blocks)):
+        rate = found.rates.per_unit()["file"]
+        assert rate is not None
+        row: dict[str, Any] = {"codec": name, "file bits/pixel": rate}
+        row |= {"PSNR": found.quality["psnr"].mean, "SSIM": found.quality["ssim"].mean}
+        for measure in ("psnr", "ssim"):
+            row[f"JPEG at this rate: {measure.upper()}"] = interpolate(
+                [(_file_rate(j), j.quality[measure].mean) for j in jpegs], rate
+            )
+        rows.append(row)
+    smallest = min(jpegs, key=_file_rate)
+    low = {"codec": f"{smallest.name}, its least", "file bits/pixel": _file_rate(smallest)}
+    low |= {"PSNR": smallest.quality["psnr"].mean, "SSIM": smallest.quality["ssim"].mean}
+    return [*rows, {key: low.get(key) for key in rows[0]}]
+
+
+def _file_rate(found: Evaluation) -> float:
+    return found.rates.file / found.rates.units
+
+
+def interpolate(points: Sequence[tuple[float, float]], rate: float) -> float | None:
+    """Value at a rate, linear in the logarithm of the rate between neighbours; None outside of them."""
+    for (a, low), (b, high) in pairwise(sorted(points)):
+        if a <= rate <= b and a < b:
+            share = math.log(rate / a) / math.log(b / a)
+            return low + share * (high - low)
+    return None
