@@ -33,6 +33,7 @@ SPECS = {
     "residual": "residual(stages=2, of=kmeans(dim=4, entries=16))",
     "scalar": "scalar(bits=2)",
     "simvq": "simvq(dim=4, entries=16)",
+    "split": "split(of=[scalar(bits=2), nf(bits=4)])",
     "ternary": "ternary()",
     "trellis": "trellis(bits=2, memory=6, code=hash)",
     "uniform": "uniform(bits=2)",

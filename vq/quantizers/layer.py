@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vq.codebooks.base import Codebook
+from vq.codebooks import Additive, Codebook
+from vq.codebooks.compose import Composed
 from vq.quantizers.affine import Affine
 from vq.quantizers.base import Quantized, check_codes, check_input
 from vq.quantizers.compose import Composable, check_finite, clean
@@ -69,10 +70,7 @@ class CodebookQuantizer(Composable):
     @property
     def code_entries(self) -> tuple[int, ...]:
         """Entries of the codebook for each code."""
-        shape = self.codebook.codes_shape
-        entries = self.codebook.entries if shape == () else None
-        one = entries if entries is not None else 1 << self.codebook.code_bits
-        return (one,) * math.prod(self.codes_shape)
+        return (_entries_of_a_code(self.codebook),) * math.prod(self.codes_shape)
 
     # What a kind has of its own.
 
@@ -216,3 +214,14 @@ class CodebookQuantizer(Composable):
 
 def _flat(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask.reshape(-1)
+
+
+def _entries_of_a_code(codebook: Codebook) -> int:
+    """How many values one code of a codebook can take."""
+    if isinstance(codebook, Composed):
+        return _entries_of_a_code(codebook.part)
+    if isinstance(codebook, Additive):
+        return codebook.table_entries
+    if codebook.codes_shape == () and codebook.entries is not None:
+        return codebook.entries
+    return 1 << codebook.code_bits
