@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return _guarded(module.run, parser.parse_intermixed_args(arguments[1:]))
+    # argparse finds positionals after options only where it is told, and then it takes no subcommands.
+    mixed = getattr(module, "INTERMIXED", False)
+    parse = parser.parse_intermixed_args if mixed else parser.parse_args
+    return _guarded(module.run, parse(arguments[1:]))
 
 
 def _guarded(run: object, args: argparse.Namespace) -> int:
