@@ -28,7 +28,8 @@ def test_every_command_shown_is_understood(command):
     module = importlib.import_module(f"vq.cli.{name}")
     parser = argparse.ArgumentParser(exit_on_error=False)
     module.add_arguments(parser)
-    parser.parse_intermixed_args(words[2:])
+    mixed = getattr(module, "INTERMIXED", False)
+    (parser.parse_intermixed_args if mixed else parser.parse_args)(words[2:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

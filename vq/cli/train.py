@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from vq.tokenizers.train import TrainReport
 
 
+INTERMIXED = True
+"""KEY=VALUE may stand anywhere between the options."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq train``."""
     parser.add_argument("kind", choices=["image", "audio"], help="what the files are")
