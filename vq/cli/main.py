@@ -58,22 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-<<<<<<< HEAD
-    return _guarded(module.run, _parse(parser, arguments[1:]))
-
-
-def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Options may stand between positional arguments, where the parser has no subcommands of its own."""
-    try:
-        return parser.parse_intermixed_args(words)
-    except TypeError:  # what argparse raises for a parser with subcommands, before it reads a word
-        return parser.parse_args(words)
-=======
     # argparse finds positionals after options only where it is told, and then it takes no subcommands.
     mixed = getattr(module, "INTERMIXED", False)
     parse = parser.parse_intermixed_args if mixed else parser.parse_args
     return _guarded(module.run, parse(arguments[1:]))
->>>>>>> training
 
 
 def _guarded(run: object, args: argparse.Namespace) -> int:
