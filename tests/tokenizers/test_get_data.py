@@ -77,27 +77,25 @@ def test_packages_that_cannot_be_reached(tmp_path):
     assert done.returncode == 1 and "apt-get is not on this machine" in done.stderr
 
 
-@pytest.fixture
-def apt(tmp_path) -> str:
-    """PATH with an apt-get that gives out a small package of clips."""
+def fake_apt(folder: Path, name: str, files: dict[str, bytes]) -> str:
+    """PATH with an apt-get that gives out a package of these files."""
     if not shutil.which("dpkg-deb"):
         pytest.skip("no dpkg-deb here")
-    root, name = tmp_path / "root", "asterisk-core-sounds-en-g722"
-    voice = root / "usr/share/asterisk/sounds/en_US_f_Allison"
-    files = {
-        voice / "a.g722": bytes(range(100)),
-        voice / "digits" / "b.g722": bytes(200),
-        voice / "silence" / "1.g722": bytes(10),
-        root / "usr/share/doc" / name / "copyright": b"the licence",
-        root / "DEBIAN" / "control": f"Package: {name}\nVersion: 1\nArchitecture: all\n"
-        "Maintainer: x <x@example.org>\nDescription: x\n".encode(),
-    }
-    for path, data in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    package = tmp_path / "package.deb"
+    root, package = folder / "root", folder / "package.deb"
+    control = (
+        f"Package: {name}\nVersion: 1\nArchitecture: all\n"
+        "Maintainer: x <x@example.org>\nDescription: x\n"
+    )
+    copyright_file = f"usr/share/doc/{name}/copyright"
+    for path, data in {
+        **files,
+        copyright_file: b"the licence",
+        "DEBIAN/control": control.encode(),
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
     subprocess.run(["dpkg-deb", "-b", root, package], check=True, capture_output=True)
-    tool = tmp_path / "bin" / "apt-get"
+    tool = folder / "bin" / "apt-get"
     tool.parent.mkdir()
     tool.write_text(
         f'#!/bin/sh\n[ "$1 $2" = "download {name}" ] && cp {package} {name}_1_all.deb\n'
@@ -107,9 +105,29 @@ def apt(tmp_path) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Debian packages")
-def test_speech(tmp_path, apt):
+def test_landscapes(tmp_path):
+    land = "usr/share/games/endless-sky/images/land"
+    files = {f"{land}/a.jpg": b"1", f"{land}/b.jpg": b"2", f"{land}/../ship.jpg": b"3"}
+    path = fake_apt(tmp_path, "endless-sky-data", files)
+    done = get_data("landscapes", "out", cwd=tmp_path, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.jpg", "b.jpg", "LICENCES.txt"}
+    assert (tmp_path / "out" / "b.jpg").read_bytes() == b"2"
+    assert (tmp_path / "out" / "LICENCES.txt").read_text() == "the licence"
+    assert "2 photographs" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Debian packages")
+def test_speech(tmp_path):
     pytest.importorskip("av")
     soundfile = pytest.importorskip("soundfile")
+    voice = "usr/share/asterisk/sounds/en_US_f_Allison"
+    files = {
+        f"{voice}/a.g722": bytes(range(100)),
+        f"{voice}/digits/b.g722": bytes(200),
+        f"{voice}/silence/1.g722": bytes(10),
+    }
+    apt = fake_apt(tmp_path, "asterisk-core-sounds-en-g722", files)
     done = get_data("speech", "wav", cwd=tmp_path, PATH=apt)
     assert done.returncode == 0, done.stderr
     found = sorted(p.relative_to(tmp_path / "wav").as_posix() for p in tmp_path.glob("wav/**/*.*"))
