@@ -173,3 +173,13 @@ def test_spec_and_bad_arguments():
         made.decode(torch.zeros(5, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="stages to decode"):
         made.decode(torch.zeros(5, 3, dtype=torch.long), stages=4)
+
+
+def test_stacks_of_fixed_parts_have_figures_until_they_are_fitted():
+    stack = build("residual(stages=2, of=trellis(bits=3, memory=12, code=lut))")
+    assert stack.distortion == pytest.approx(3.22e-4, rel=0.01)
+    x = torch.randn(40, 256, generator=torch.Generator().manual_seed(5))
+    assert float((stack(x) - x).square().mean()) == pytest.approx(stack.distortion, rel=0.05)
+    stack.scales.mul_(1.1)
+    assert stack.distortion is None
+    assert build("residual(stages=3, of=scalar(bits=1))").distortion is None  # not measured

@@ -8,7 +8,7 @@ from torch import Tensor
 from vq.codebooks.base import Codebook, check_vectors
 from vq.codebooks.compose import Composed, has_table, table_of, whole_number
 from vq.codebooks.registry import register
-from vq.codebooks.shipped import load_shipped, shipped_mse
+from vq.codebooks.shipped import load_shipped, shipped_mse, stack_mse
 from vq.codebooks.spec import Spec, Value
 from vq.kernels.beam import MAX_BEAM, beam_search
 
@@ -57,9 +57,13 @@ class Residual(Composed):
             raise ValueError(
                 f"residual: {self.part.spec} has too many vectors to list; only beam=1 is possible"
             )
-        step = (self.part.leftover or 1.0) if self.part.fitted else 1.0
-        self.register_buffer("scales", step ** torch.arange(stages, dtype=torch.float32))
+        self.register_buffer("scales", self._first_scales())
         load_shipped(self, self.spec)
+
+    def _first_scales(self) -> Tensor:
+        """Powers of what a part leaves of N(0, 1), where it knows that."""
+        step = (self.part.leftover or 1.0) if self.part.fitted else 1.0
+        return torch.tensor(step) ** torch.arange(self.count, dtype=torch.float32)
 
     @property
     def spec(self) -> Spec:
@@ -86,8 +90,12 @@ class Residual(Composed):
 
     @property
     def distortion(self) -> float | None:
-        """Measured on held-out N(0, 1) for the shipped tables and this beam, else None."""
-        return shipped_mse(self, self.spec, self.beam)
+        """Measured on held-out N(0, 1) for the shipped tables and this beam, or parts as they come; else None."""
+        found = shipped_mse(self, self.spec, self.beam)
+        if found is not None or any(part.distortion is None for part in self._parts()):
+            return found
+        untouched = torch.equal(self.scales.cpu(), self._first_scales())
+        return stack_mse(str(self.spec)) if untouched else None
 
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         """Codes ``(*batch, stages, *codes_shape of a part)``.

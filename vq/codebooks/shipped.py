@@ -70,3 +70,11 @@ def shipped_mse(codebook: nn.Module, spec: Spec, beam: int = 1) -> float | None:
     state = codebook.state_dict()
     same = all(torch.equal(state[key].cpu().float(), value) for key, value in found.state.items())
     return found.mse[str(beam)] if same else None
+
+
+@functools.cache
+def stack_mse(spec: str) -> float | None:
+    """Measured distortion of a sum of fixed parts, for which no table is shipped; None where it was not measured."""
+    text = data_path("codebooks", "stacks.json").read_text(encoding="utf-8")
+    found: float | None = json.loads(text)["mse"].get(spec)
+    return found
