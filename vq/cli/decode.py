@@ -13,6 +13,9 @@ from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.tokens import add_model, finish, open_codec
 
 
+INTERMIXED = True  # positional arguments may follow options
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq decode``."""
     add_model(parser)

@@ -15,6 +15,9 @@ from vq.cli.tokens import add_model, finish, open_codec
 from vq.errors import VqError
 
 
+INTERMIXED = True  # positional arguments may follow options
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq encode``."""
     add_model(parser)

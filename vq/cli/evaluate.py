@@ -25,6 +25,9 @@ from vq.cli.models import open_model
 from vq.errors import VqError
 
 
+INTERMIXED = True  # positional arguments may follow options
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq eval``."""
     parser.add_argument(
