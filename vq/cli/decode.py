@@ -12,7 +12,6 @@ import argparse
 from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.tokens import add_model, finish, open_codec
 
-
 INTERMIXED = True  # positional arguments may follow options
 
 

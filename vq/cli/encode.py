@@ -14,7 +14,6 @@ from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.tokens import add_model, finish, open_codec
 from vq.errors import VqError
 
-
 INTERMIXED = True  # positional arguments may follow options
 
 

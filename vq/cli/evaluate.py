@@ -24,7 +24,6 @@ from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.models import open_model
 from vq.errors import VqError
 
-
 INTERMIXED = True  # positional arguments may follow options
 
 

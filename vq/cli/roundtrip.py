@@ -13,7 +13,6 @@ import sys
 from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.tokens import add_model, finish, open_codec
 
-
 INTERMIXED = True  # positional arguments may follow options
 
 
