@@ -16,6 +16,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 WORDS = [f"w{i}" for i in range(60)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_from_the_start():
+    """Fixtures of modules and sessions run before those of a test; bits of float sums depend on threads."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     before = torch.get_num_threads()
