@@ -46,7 +46,7 @@ def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> No
     rows = compare(scored[0], scored[1:])
     target.parent.mkdir(parents=True, exist_ok=True)
     result = {
-        "run": str(run_folder),
+        "run": run_folder.name,
         "model_hash": codec.spec.model_hash,
         "held_out_files": len(signals),
         "training_files": len(train),
