@@ -58,3 +58,24 @@ def test_it_learns():
 def test_values_out_of_range(config, message):
     with pytest.raises(ValueError, match=message):
         make_backbone("conv2d", **config)
+
+
+def test_tiles_are_coded_by_themselves():
+    whole = make_backbone("conv2d", factor=4, width=4, dim=3, seed=1)
+    tiled = make_backbone("conv2d", factor=4, width=4, dim=3, tile=2, seed=1)
+    assert tiled.grain == (8, 8) and tiled.context == tiled.decoder_context == ((0, 0), (0, 0))
+    assert make_backbone("conv2d", **tiled.config()).config() == tiled.config()
+    tiled.load_state_dict(whole.state_dict())  # the same names
+    x = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(2))
+    z, y = tiled.encode(x), tiled.decode(tiled.encode(x))
+    for row in range(2):
+        for column in range(3):
+            part = x[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            own = whole.encode(part)
+            at = z[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            torch.testing.assert_close(at, own, atol=1e-6, rtol=1e-5)
+            back = y[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            torch.testing.assert_close(back, whole.decode(own), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(z, whole.encode(x), atol=1e-3)
+    with pytest.raises(ValueError, match="tile"):
+        make_backbone("conv2d", tile=-1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from vq.tokenizers.backbones.base import Backbone, check_whole, register_backbone
+from vq.tokenizers.backbones.base import Backbone, Context, check_whole, register_backbone
 from vq.tokenizers.backbones.layers import ChannelNorm, Residual
 
 FACTORS = (2, 4, 8, 16, 32)
@@ -32,6 +32,9 @@ class Conv2d(Backbone):
         width: channels at half resolution.
         blocks: residual blocks at each resolution.
         decoder_blocks: the same for the decoder; None takes ``blocks``.
+        tile: positions of a tile per axis, each tile coded by itself; 0 lets positions see beyond. Trained on crops of
+            one tile, whole images are then no other task than the crops; without tiles, train on crops that are
+            several times what a position sees.
 
     Reference:
         P. Esser, R. Rombach, B. Ommer, "Taming transformers for high-resolution image synthesis" (2021), with what is
@@ -48,18 +51,34 @@ class Conv2d(Backbone):
         width: int = 32,
         blocks: int = 1,
         decoder_blocks: int | None = None,
+        tile: int = 0,
     ) -> None:
         if factor not in FACTORS:
             raise ValueError(f"conv2d: factor must be one of {FACTORS}, got {factor!r}")
         check_whole("conv2d", width=width, blocks=blocks)
-        super().__init__(channels, dim, (factor, factor))
+        if tile:
+            check_whole("conv2d", tile=tile)
+        super().__init__(channels, dim, (factor, factor), (tile or 1,) * 2)
+        self.tiled = bool(tile)
         self.width = width
         self.blocks = blocks
         self.decoder_blocks = blocks if decoder_blocks is None else decoder_blocks
         check_whole("conv2d", decoder_blocks=self.decoder_blocks)
         widths = [width * min(2**i, 4) for i in range(FACTORS.index(factor) + 1)]
-        self.encoder = _encoder(channels, dim, widths, blocks)
-        self.decoder = _decoder(channels, dim, widths, self.decoder_blocks)
+        encoder = _encoder(channels, dim, widths, blocks)
+        decoder = _decoder(channels, dim, widths, self.decoder_blocks)
+        self.encoder = Tiled(tile * factor, encoder) if tile else encoder
+        self.decoder = Tiled(tile, decoder) if tile else decoder
+
+    @property
+    def context(self) -> Context:
+        """From the layers; none where a tile is coded by itself."""
+        return ((0, 0), (0, 0)) if self.tiled else super().context
+
+    @property
+    def decoder_context(self) -> Context:
+        """The same of the decoder."""
+        return ((0, 0), (0, 0)) if self.tiled else super().decoder_context
 
     def config(self) -> dict[str, Any]:
         """The arguments."""
@@ -70,7 +89,29 @@ class Conv2d(Backbone):
             "width": self.width,
             "blocks": self.blocks,
             "decoder_blocks": self.decoder_blocks,
+            **({"tile": self.tile[0]} if self.tiled else {}),
         }
+
+
+class Tiled(nn.Sequential):
+    """Layers that run on each square tile of an image by itself; parameters are named as without tiles.
+
+    Args:
+        side: of a tile, in positions of the input.
+        layers: what runs.
+    """
+
+    def __init__(self, side: int, layers: nn.Sequential) -> None:
+        super().__init__(*layers)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)``, sides multiples of the tile's; the output's tiles stand where those of x did."""
+        rows, columns = (n // self.side for n in x.shape[2:])
+        tiles = x.unflatten(3, (columns, self.side)).unflatten(2, (rows, self.side))
+        tiles = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (B * rows * columns, C, side, side)
+        out = super().forward(tiles).unflatten(0, (x.shape[0], rows, columns))
+        return out.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def _block(width: int) -> Residual:
