@@ -22,7 +22,7 @@ ALLOWED = {
     "analysis": {"codebooks"},
     "cli": {"codebooks", "quantizers", "compressors", "tokenizers", "kernels", "analysis"},
 }
-EVERYWHERE = {"errors", "_data_files", "__version__"}
+EVERYWHERE = {"errors", "_data_files", "_files", "__version__"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -5,8 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from vq._files import atomic_file
 from vq.compressors.tensorfile import (
-    atomic_file,
     fingerprint,
     pending,
     read_header,

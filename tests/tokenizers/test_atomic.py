@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vq.tokenizers.atomic import UnreadableFile, atomic_file, check_exists
+from vq._files import atomic_file
+from vq.tokenizers.atomic import UnreadableFile, check_exists
 
 
 def names(folder) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vq.compressors.tensorfile import sync_folder
+from vq._files import sync_folder
 from vq.errors import VqError
 
 

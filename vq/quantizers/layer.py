@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import Any
 
@@ -78,13 +79,13 @@ class CodebookQuantizer(Composable):
         """What the codes approximate, from projected and scaled vectors ``(n, inner)``."""
         return z
 
+    @abc.abstractmethod
     def _find(self, points: Tensor) -> Tensor:
         """Codes ``(n, *codes_shape)`` int64 of finite points, without gradient."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _units(self, codes: Tensor) -> Tensor:
         """Values ``(n, inner)`` float32 of codes, differentiable in what is learned."""
-        raise NotImplementedError
 
     def _losses(
         self, h: Tensor, points: Tensor, units: Tensor, valid: Tensor

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vq._files import atomic_file
 from vq.errors import VqError
-from vq.tokenizers.atomic import UnreadableFile, atomic_file, check_exists
+from vq.tokenizers.atomic import UnreadableFile, check_exists
 
 SOUNDFILE_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64".split()

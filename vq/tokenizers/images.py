@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vq._files import atomic_file
 from vq.errors import VqError
-from vq.tokenizers.atomic import UnreadableFile, atomic_file, check_exists
+from vq.tokenizers.atomic import UnreadableFile, check_exists
 
 try:
     from PIL import Image, ImageOps, UnidentifiedImageError

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vq._files import atomic_file
 from vq.errors import VqError
-from vq.tokenizers.atomic import atomic_file
 from vq.tokenizers.orders import TokenOrder
 from vq.tokenizers.tokenreader import TokenReader
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from vq._files import atomic_file
 from vq.errors import VqError
-from vq.tokenizers.atomic import atomic_file
 from vq.tokenizers.code_spec import CodeSpec
 from vq.tokenizers.storage import DTYPES, PACKED, byte_count
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vq._files import atomic_file
 from vq.errors import VqError
-from vq.tokenizers.atomic import atomic_file
 from vq.tokenizers.code_spec import CodeSpec
 from vq.tokenizers.journal import Journal
 from vq.tokenizers.storage import choose_storage, to_bytes
