@@ -150,9 +150,7 @@ def _faint(layer: nn.Conv2d) -> nn.Conv2d:
 def _around(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
     """A convolution whose image goes on beyond its border as it ended there."""
     side = kernel // 2
-    return nn.Conv2d(
-        inputs, outputs, kernel, padding=side, groups=groups, padding_mode="replicate"
-    )
+    return nn.Conv2d(inputs, outputs, kernel, padding=side, groups=groups, padding_mode="replicate")
 
 
 class Sum(nn.Module):
