@@ -38,7 +38,10 @@ def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> No
     train = [x for key, x in Signals(data, codec.spec) if key not in names]
     signals = list(held)
     scored = [_score(codec, signals)]
-    baselines = _speech(codec.spec, train) if kind == "speech" else _image(codec.spec, train)
+    if kind == "speech":
+        baselines: list[Any] = _speech(codec.spec, train)
+    else:
+        baselines = _image(codec.spec, train, _bits_per_block(scored[0], signals, codec.spec))
     for baseline in baselines:
         print(f"scoring {baseline.name}", flush=True)
         scored.append(_score(baseline, signals))
@@ -110,11 +113,17 @@ def _compare_speech(tokenizer: Evaluation, baselines: Sequence[Evaluation]) -> l
     return rows
 
 
-def _image(spec: CodeSpec, train: Sequence[Tensor]) -> list[Blocks | Jpeg]:
-    """PCA and residual k-means at the tokenizer's positions and about its bits, and JPEG at many qualities."""
+def _bits_per_block(tokenizer: Evaluation, signals: Sequence[Pair], spec: CodeSpec) -> float:
+    """Bits of all the tokenizer's codes over the blocks of its hop: more than a position's where it pads to tiles."""
+    blocks = sum(math.prod(spec.positions(tuple(x.shape[1:]))) for _, x in signals)
+    return tokenizer.rates.nominal / blocks
+
+
+def _image(spec: CodeSpec, train: Sequence[Tensor], bits: float) -> list[Blocks | Jpeg]:
+    """PCA and residual k-means on blocks of the hop with at least the tokenizer's bits, and JPEG at many qualities."""
     length = spec.channels * math.prod(spec.hop)
-    stages = max(len(spec.entries), math.ceil(spec.bits_per_position / 14))
-    entries = 2 ** max(round(spec.bits_per_position / stages), 1)
+    stages = max(len(spec.entries), math.ceil(bits / 14))
+    entries = max(math.ceil(2 ** (bits / stages) - 1e-6), 2)
     part = f"kmeans(dim={min(DIMS, length)}, entries={entries})"
     book = part if stages == 1 else f"residual(stages={stages}, of={part}, beam=1)"
     blocks = Blocks("image", spec.channels, spec.hop, book)

@@ -95,7 +95,7 @@ def _settings(recipe: Recipe, source: Source, options: TrainOptions) -> dict[str
 
 
 def _every(recipe: Recipe, options: TrainOptions) -> int:
-    return options.log_every or min(max(recipe.steps // 100, 1), 100)
+    return options.log_every or min(max(recipe.steps // 50, 1), 100)
 
 
 @dataclass

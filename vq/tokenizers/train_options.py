@@ -26,7 +26,7 @@ class TrainOptions:
         devices: processes (GPUs) of Lightning's Trainer.
         accelerator: of Lightning's Trainer.
         tensorboard: also write TensorBoard's event files, in ``tensorboard``.
-        log_every: batches between lines of the report; 0 takes a hundredth of the run, between 1 and 100.
+        log_every: batches between lines of the report; 0 takes a fiftieth of the run, between 1 and 100.
         held_out: held-out items that are measured.
         show: takes each line of the report; None stays silent.
     """

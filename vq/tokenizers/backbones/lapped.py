@@ -24,11 +24,11 @@ class Lapped(Backbone):
         (B, dim, H / patch, W / patch) -> linear -> patches
                                         + conv 3x3 -> norm -> blocks -> norm -> linear -> patches of twice the side
 
-    ``start`` sets the linear maps to the principal axes of patches, the best that no context can do; the blocks learn
-    what is better, and their patches overlap by half, so that no edge need stay between positions. Everything between
-    first and last map runs on one vector for each position: a fifth of the work of ``conv2d`` at 16 x 16 pixels, so that
-    training can use crops much larger than what a position sees. What lies beyond the border is its nearest position
-    again, which looks like the inside of an image.
+    ``start`` sets the linear maps to the principal axes of patches, the best that is possible without context; the
+    blocks learn what is better, and their patches overlap by half, so that no edge need stay between positions. All
+    between first and last map runs on one vector for each position: a fifth of the work of ``conv2d`` at 16 x 16
+    pixels, so that training can use crops much larger than what a position sees. What lies beyond the border is its
+    nearest position again, which looks like the inside of an image.
 
     Args:
         channels: of the image.
@@ -97,8 +97,8 @@ class Lapped(Backbone):
     def start(self, x: Tensor) -> None:
         """Principal axes of the patches of images ``(B, channels, H, W)`` for the linear maps.
 
-        Features have mean 0 and a mean square of 1; they keep the proportions of the pixels, so that the nearest feature
-        is the nearest patch.
+        Features have mean 0 and a mean square of 1; they keep the proportions of the pixels, so that the nearest
+        feature is the nearest patch.
         """
         patches = self.encoder[0](x).movedim(1, -1).flatten(0, 2).double()
         mean = patches.mean(0)
