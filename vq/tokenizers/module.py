@@ -269,7 +269,9 @@ class TokenizerModule(lightning.LightningModule):
             have, n = have + len(rows), n + 1
             yield rows
             if n > 1000 + wanted:
-                raise VqError(f"step {self.step}: the encoder's output is not finite; lower learning_rate")
+                raise VqError(
+                    f"step {self.step}: the encoder's output is not finite; lower learning_rate"
+                )
 
     def note(self, values: Mapping[str, Tensor]) -> None:
         """Add to the means that ``take_means`` gives."""

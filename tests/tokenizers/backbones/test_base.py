@@ -27,6 +27,10 @@ SMALL = {
     "vit": ("vit", {"patch": 2, "tile": 3, "dim": 4, "width": 8, "layers": 1, "heads": 2}),
     "vocos": ("vocos", {"hop": 6, "dim": 4, "width": 8, "blocks": 1, "decoder_blocks": 2}),
     "vocos-causal": ("vocos", {"hop": 4, "dim": 4, "width": 8, "overlap": 2, "causal": True}),
+    "vocos-linear": (
+        "vocos",
+        {"hop": 4, "dim": 5, "width": 8, "blocks": 1, "channels": 2, "linear": True},
+    ),
     "vocos-stereo": ("vocos", {"hop": 2, "dim": 3, "width": 8, "channels": 2, "overlap": 5}),
 }
 CASES = pytest.mark.parametrize("case", sorted(SMALL))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vq.tokenizers.backbones.base import Backbone, check_whole, register_backbone
 from vq.tokenizers.backbones.layers import ChannelNorm, Residual
-from vq.tokenizers.backbones.reach import Span, reach
+from vq.tokenizers.backbones.principal import Sum, quieten, start_linear
+from vq.tokenizers.backbones.reach import Span
 
 
 @register_backbone("lapped")
@@ -77,7 +77,7 @@ class Lapped(Backbone):
                     ChannelNorm(width),
                     *(self._block() for _ in range(blocks)),
                     ChannelNorm(width),
-                    _faint(nn.Conv2d(width, dim, 1)),
+                    quieten(nn.Conv2d(width, dim, 1)),
                 ),
             ),
         )
@@ -88,31 +88,15 @@ class Lapped(Backbone):
                 ChannelNorm(width),
                 *(self._block() for _ in range(self.decoder_blocks)),
                 ChannelNorm(width),
-                _faint(nn.Conv2d(width, 4 * pixels, 1)),
+                quieten(nn.Conv2d(width, 4 * pixels, 1)),
                 OverlapAdd(patch),
             ),
         )
 
-    @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Principal axes of the patches of images ``(B, channels, H, W)`` for the linear maps.
-
-        Features have mean 0 and a mean square of 1; they keep the proportions of the pixels, so that the nearest
-        feature is the nearest patch.
-        """
-        patches = self.encoder[0](x).movedim(1, -1).flatten(0, 2).double()
-        mean = patches.mean(0)
-        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-        count = min(self.dim, len(mean))
-        axes = vectors.flip(1)[:, :count].T
-        scale = (values.clamp_min(0).flip(0)[:count].sum() / self.dim).sqrt().clamp_min(1e-6)
-        into, back = self.encoder[1].branches[0], self.decoder.branches[0][0]
-        for parameter in (into.weight, into.bias, back.weight, back.bias):
-            parameter.zero_()
-        into.weight[:count, :, 0, 0] = (axes / scale).to(into.weight.dtype)
-        into.bias[:count] = (-(axes @ mean) / scale).to(into.bias.dtype)
-        back.weight[:, :count, 0, 0] = (axes.T * scale).to(back.weight.dtype)
-        back.bias[:] = mean.to(back.bias.dtype)
+        """Principal axes of the patches of images ``(B, channels, H, W)`` for the linear maps; see ``start_linear``."""
+        patches = self.encoder[0](x).movedim(1, -1).flatten(0, 2)
+        start_linear(self.encoder[1].branches[0], self.decoder.branches[0][0], patches)
 
     def config(self) -> dict[str, Any]:
         """The arguments."""
@@ -138,40 +122,10 @@ class Lapped(Backbone):
         )
 
 
-def _faint(layer: nn.Conv2d) -> nn.Conv2d:
-    """The last layer of a branch, nearly silent at first."""
-    with torch.no_grad():
-        layer.weight.mul_(0.02)
-        assert layer.bias is not None
-        layer.bias.zero_()
-    return layer
-
-
 def _around(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Conv2d:
     """A convolution whose image goes on beyond its border as it ended there."""
     side = kernel // 2
     return nn.Conv2d(inputs, outputs, kernel, padding=side, groups=groups, padding_mode="replicate")
-
-
-class Sum(nn.Module):
-    """Layers side by side on one input, their outputs added up."""
-
-    def __init__(self, *branches: nn.Module) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The sum."""
-        first, *others = self.branches
-        total: Tensor = first(x)
-        for branch in others:
-            total = total + branch(x)
-        return total
-
-    def reach(self, span: Span) -> Span:
-        """What any of them reaches."""
-        spans = [reach(branch, span) for branch in self.branches]
-        return min(a for a, _ in spans), max(b for _, b in spans)
 
 
 class OverlapAdd(nn.Module):
