@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tokenizer_pictures import draw
 from torch import Tensor
 
 from vq.analysis.environment import machine, table, versions, write_json
@@ -25,8 +26,10 @@ MOST_STAGES = 8
 Pair = tuple[str, Tensor]
 
 
-def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> None:
-    """Score everything, write the JSON and print the comparison."""
+def run(
+    kind: str, run_folder: Path, data: Path, files: int, target: Path, picture: Path | None = None
+) -> None:
+    """Score everything, write the JSON, print the comparison, and draw a picture where one is wanted."""
     codec = TokenizerCodec(open_tokenizer(run_folder), "tokenizer")
     expected = "audio" if kind == "speech" else "image"
     if codec.kind != expected:
@@ -59,8 +62,19 @@ def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> No
         "codecs": [{k: v for k, v in e.to_dict().items() if k != "files"} for e in scored],
     }
     write_json(result, str(target))
+    if picture is not None:
+        draw([codec, _rival(kind, scored, baselines)], signals, picture)
     heads = list(rows[0])
     print(table(heads, [[_text(row[h]) for h in heads] for row in rows]))
+
+
+def _rival(kind: str, scored: Sequence[Evaluation], baselines: Sequence[Any]) -> Any:
+    """JPEG with the least quality that has no fewer bits, or blocks of the tokenizer's own positions and entries."""
+    if kind == "speech":
+        return baselines[-1]
+    rate = _file_rate(scored[0])
+    pairs = zip(baselines[1:], scored[2:], strict=True)
+    return min((_file_rate(e), c.quality, c) for c, e in pairs if _file_rate(e) >= rate)[2]
 
 
 def _text(value: Any) -> str:
