@@ -254,3 +254,27 @@ def test_a_run_at_one_loudness_gives_each_sound_its_own_back(sounds, sound_recip
     assert torch.equal(again.codes, coded.codes)
     loud, quiet = (codec.restore(c, x.shape[1:]) for c in (coded, again))
     torch.testing.assert_close(quiet, loud / 10, rtol=1e-4, atol=1e-6)
+
+
+def test_a_backbone_starts_from_the_data_once(photos, image_recipe, tmp_path, monkeypatch):
+    """Before the first step, from crops of training files; not again when a run goes on."""
+    from vq.tokenizers.backbones import Lapped
+
+    seen = []
+    start = Lapped.start
+
+    def watched(backbone, x):
+        seen.append(x)
+        start(backbone, x)
+
+    monkeypatch.setattr(Lapped, "start", watched)
+    body = {"name": "lapped", "patch": 4, "dim": 8, "width": 8, "blocks": 1}
+    recipe = image_recipe(backbone=body, steps=6, warmup=0.0)
+    whole = train(recipe, photos, tmp_path / "whole")
+    assert len(seen) == 1 and seen[0].shape[1:] == (3, 16, 16)
+    assert len(seen[0]) * 16 >= 16384 and float(seen[0].abs().max()) <= 1
+    with monkeypatch.context() as patch:
+        StopAt(patch, 3)
+        assert train(recipe, photos, tmp_path / "run").step == 3
+    assert train(recipe, photos, tmp_path / "run").model_hash == whole.model_hash
+    assert len(seen) == 2 and torch.equal(*seen)
