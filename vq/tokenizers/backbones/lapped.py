@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from vq.tokenizers.backbones.base import Backbone, check_whole, register_backbone
 from vq.tokenizers.backbones.layers import ChannelNorm, Residual
-from vq.tokenizers.backbones.principal import Sum, quieten, start_linear
+from vq.tokenizers.backbones.principal import Sum, first_convolution, quieten, start_linear
 from vq.tokenizers.backbones.reach import Span
 
 
@@ -95,8 +95,8 @@ class Lapped(Backbone):
 
     def start(self, x: Tensor) -> None:
         """Principal axes of the patches of images ``(B, channels, H, W)`` for the linear maps; see ``start_linear``."""
-        patches = self.encoder[0](x).movedim(1, -1).flatten(0, 2)
-        start_linear(self.encoder[1].branches[0], self.decoder.branches[0][0], patches)
+        patches = functional.pixel_unshuffle(x, self.hop[0]).movedim(1, -1).flatten(0, 2)
+        start_linear(first_convolution(self.encoder), first_convolution(self.decoder), patches)
 
     def config(self) -> dict[str, Any]:
         """The arguments."""

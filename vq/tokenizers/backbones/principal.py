@@ -45,6 +45,11 @@ class Unfold1d(nn.Module):
         return span[0] // self.hop, span[1] // self.hop
 
 
+def first_convolution(module: nn.Module) -> nn.Conv1d | nn.Conv2d:
+    """The first convolution inside a module: the linear map of a ``Sum`` whose first branch it begins."""
+    return next(m for m in module.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d)))
+
+
 @torch.no_grad()
 def quieten(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
     """Make the last layer of a branch nearly silent, so that training starts from the branch beside it."""

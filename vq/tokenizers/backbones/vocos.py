@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from vq.tokenizers.backbones.base import Backbone, check_whole, register_backbone
 from vq.tokenizers.backbones.layers import ChannelNorm, PaddedConv1d, Residual
-from vq.tokenizers.backbones.principal import Sum, Unfold1d, quieten, start_linear
+from vq.tokenizers.backbones.principal import (
+    Sum,
+    Unfold1d,
+    first_convolution,
+    quieten,
+    start_linear,
+)
 from vq.tokenizers.backbones.reach import Span
 
 
@@ -98,7 +104,8 @@ class Vocos(Backbone):
         hop, (last, spectrum) = self.hop[0], (encoder[-1], decoder[-2])
         assert isinstance(last, nn.Conv1d) and isinstance(spectrum, nn.Conv1d)
         quieten(last)
-        assert quieten(spectrum).bias is not None
+        quieten(spectrum)
+        assert spectrum.bias is not None
         with torch.no_grad():
             spectrum.bias.unflatten(0, (self.channels, 2, -1))[:, 0] = QUIET_LOG
         self.encoder = Sum(nn.Conv1d(self.channels, self.dim, hop, hop), encoder)
@@ -109,7 +116,7 @@ class Vocos(Backbone):
         """Principal axes of the blocks of signals ``(B, channels, T)`` for the linear maps, if there are any."""
         if self.linear:
             blocks = x.unflatten(2, (-1, self.hop[0])).transpose(1, 2).flatten(2).flatten(0, 1)
-            start_linear(self.encoder.branches[0], self.decoder.branches[0][0], blocks)
+            start_linear(first_convolution(self.encoder), first_convolution(self.decoder), blocks)
 
     def config(self) -> dict[str, Any]:
         """The arguments."""
