@@ -73,4 +73,4 @@ def _spectrograms(
                 axis.set_ylabel("Hz")
             if axis in axes[-1]:
                 axis.set_xlabel("s")
-    figure.savefig(target, dpi=80, metadata={"Software": None})
+    figure.savefig(target, dpi=64, metadata={"Software": None})
