@@ -59,9 +59,10 @@ class _Pass(torch.autograd.Function):
         means: Tensor,
         factors: Tensor,
         rotate: bool,
-        *aways: Tensor,
+        aways: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
+        if not torch.compiler.is_compiling():  # dynamo does not always know it
+            ctx.set_materialize_grads(False)
         ctx.rotate, ctx.shared = rotate, lane is None
         turn = (points if lane is None else lane, values) if rotate else ()
         ctx.save_for_backward(factors, *turn, *aways)
@@ -83,7 +84,7 @@ class _Pass(torch.autograd.Function):
                 else:
                     total = total.addcmul_(away, scale) if own else total.addcmul(away, scale)
                 own = True
-        return total, None if ctx.shared else estimate, *[None] * (len(saved) + 4)
+        return total, None if ctx.shared else estimate, None, None, None, None, None
 
 
 def passed(
@@ -101,7 +102,7 @@ def passed(
     means, factors = torch.stack([g.mean for g in gaps]), torch.stack([g.factor for g in gaps])
     aways = [gap.away for gap in gaps]
     found, losses = _Pass.apply(
-        points, lane, values.detach(), means, factors, estimator == "rotation", *aways
+        points, lane, values.detach(), means, factors, estimator == "rotation", aways
     )
     return found, losses.unbind()
 

@@ -13,7 +13,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.set_materialize_grads(False)
+        if not torch.compiler.is_compiling():  # dynamo does not always know it
+            ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
         wide = torch.float32 if x.device.type == "mps" else torch.float64
         return torch.addmm(bias.to(wide), x.to(wide), weight.to(wide).t()).float()
