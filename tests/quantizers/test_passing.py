@@ -39,6 +39,14 @@ def test_gradients_are_those_of_the_formulas(name, lanes):
     torch.testing.assert_close(other.grad, lane.grad)
 
 
+def test_a_gradient_that_is_handed_in_is_left_as_it_is():
+    x, rows, grad = (randn(4, 3, seed=i) for i in range(3))
+    x.requires_grad_()
+    values, losses = passed(x, None, rows, [measure(x, rows, torch.ones(4) > 0, True)], "straight")
+    torch.autograd.backward([values, losses[0]], [grad, torch.ones(())])
+    assert torch.equal(grad, randn(4, 3, seed=2)) and not torch.equal(x.grad, grad)
+
+
 def test_rows_are_pulled_to_their_points():
     x, rows = randn(20, 5), randn(20, 5, seed=1).requires_grad_()
     valid = torch.arange(20) % 3 > 0
