@@ -43,7 +43,7 @@ def run_tables(
         parts: stages.
         x: ``(*batch, dim)`` float32, zero where it does not count; the losses' gradients go here.
         lane: the same numbers, for the gradient of the values; None for x.
-        masks: bool ``(*batch,)`` for each stage.
+        masks: bool ``(*batch,)`` for each stage; what does not count in one does not count in those after it.
         estimator: from the lane to the sum.
 
     Returns:
@@ -53,7 +53,8 @@ def run_tables(
     left, total = points.detach(), torch.zeros_like(points, requires_grad=False)
     gaps, stages = [], []
     for part, own in zip(parts, masks, strict=True):
-        codes, stats, gap, left = _stage(part, left, own.reshape(-1), total)
+        codes, stats, gap = _stage(part, left, own.reshape(-1), total)
+        left = gap.away
         gaps.append(gap)
         stages.append((codes.reshape(own.shape), stats))
     through = None if lane is None else lane.reshape(points.shape)
@@ -70,13 +71,11 @@ def run_tables(
 @torch.no_grad()
 def _stage(
     part: VectorQuantizer, left: Tensor, valid: Tensor, total: Tensor
-) -> tuple[Tensor, dict[str, Tensor], Gap, Tensor]:
-    """Codes, statistics and gap of one stage, and what is left over; adds its rows to ``total``."""
+) -> tuple[Tensor, dict[str, Tensor], Gap]:
+    """Codes, statistics and gap of one stage, which is what it leaves over; adds its rows to ``total``."""
     whole = everything(valid)
     codes, rows, gap = part.match(left, valid, whole)
     none = torch.zeros((), dtype=torch.int64, device=left.device)
     stats = part.observe(left, codes, valid, gap, nonfinite=none)
     total.add_(rows)
-    if whole:
-        return codes, stats, gap, gap.away
-    return torch.where(valid, codes, -1), stats, gap, left - rows
+    return codes if whole else torch.where(valid, codes, -1), stats, gap
