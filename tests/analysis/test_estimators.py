@@ -51,12 +51,18 @@ def test_published_table_of_the_bias(p, n, used, plugin, miller, chao):
     """The table holds single draws: within 2 % and two standard deviations of a draw."""
     spectra = [Spectrum.of(draw(p, n, seed)) for seed in range(12)]
     assert np.mean([s.observed for s in spectra]) / K == pytest.approx(used, rel=0.02)
-    for f, want in ((entropy_plugin, plugin), (entropy_miller_madow, miller), (entropy_chao_shen, chao)):
+    for f, want in (
+        (entropy_plugin, plugin),
+        (entropy_miller_madow, miller),
+        (entropy_chao_shen, chao),
+    ):
         found = [2 ** f(s) for s in spectra]
         assert abs(np.mean(found) - want) < 0.02 * want + 2 * np.std(found)
 
 
-@pytest.mark.parametrize(("p", "n"), [(even(), 4096), (even(), 65536), (zipf(), 4096), (zipf(), 65536)])
+@pytest.mark.parametrize(
+    ("p", "n"), [(even(), 4096), (even(), 65536), (zipf(), 4096), (zipf(), 65536)]
+)
 def test_expected_plugin_in_closed_form(p, n):
     """``E H = sum_i E[-c/N log2 c/N]`` over the Poisson numbers that c are."""
     reach = np.arange(1, int(n * p.max() + 10 * math.sqrt(n * p.max()) + 20))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from vq.analysis.catalogue import measured
 from vq.analysis.estimators import (
     Z95,
     Spectrum,
@@ -44,80 +45,47 @@ def usage_section(counter: UseCounter, part: str = "", seed: int = 0) -> Section
 
 def _seen(spectrum: Spectrum, k: int, n: int) -> list[Measurement]:
     used = min(spectrum.observed / k, 1.0)
-    whole = min(richness(spectrum) / k, 1.0)
+    whole = max(min(richness(spectrum) / k, 1.0), used)
     ratio = n / k
-    dead = 1 - used if ratio >= ENOUGH else None
-    few = (
-        ""
-        if dead is not None
-        else (
-            f"{ratio:.2g} tokens for each entry; below {ENOUGH:g} an unseen entry is not called dead"
-        )
-    )
+    unseen = (1 - whole, 1 - used)
     return [
-        Measurement("entries", k, "entries", "entries K", "values that a code can take"),
-        Measurement("tokens", n, "tokens", "tokens N", "codes counted; -1 (nothing) is not"),
-        Measurement("tokens_per_entry", ratio, "", "tokens for each entry", "N / K", n),
-        Measurement(
-            "used", used, "", "used at least once", "share of the K entries that occur among the N tokens", n,
-            used, max(whole, used), "the upper end adds Chao's estimate of entries not seen yet",
+        measured("entries", k),
+        measured("tokens", n),
+        measured("tokens_per_entry", ratio, n),
+        measured("used", used, n, (used, whole)),
+        measured("ceiling", -math.expm1(-ratio), n),
+        measured("unseen", 1 - used, n, unseen),
+        measured("dead", 1 - used, n, unseen)
+        if ratio >= ENOUGH
+        else measured(
+            "dead",
+            None,
+            n,
+            note=f"N/K is {ratio:.2g}; {ENOUGH:g} are needed to tell dead from unseen",
         ),
-        Measurement(
-            "ceiling", -math.expm1(-ratio), "", "what even use would show",
-            "1 - exp(-N/K): expected share used if all entries were equally likely", n,
-        ),
-        Measurement(
-            "unseen", 1 - used, "", "never seen", "share of the K entries without a token", n,
-            max(1 - max(whole, used), 0.0), 1 - used,
-        ),
-        Measurement(
-            "dead", dead, "", "dead",
-            "share of the entries without a token where even use gives at least 10 for each; an unseen entry has a "
-            "probability below 3/N with 95 % confidence", n,
-            None if dead is None else max(1 - max(whole, used), 0.0), dead, few,
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def _entropies(spectrum: Spectrum, k: int, n: int, seed: int) -> list[Measurement]:
     limit = math.log2(k)
     plain, miller = entropy_plugin(spectrum), entropy_miller_madow(spectrum)
     chao = min(entropy_chao_shen(spectrum), limit)
-    error = standard_error(entropy_plugin, spectrum, seed)
-    wide = standard_error(entropy_chao_shen, spectrum, seed)
-    low, high = max(chao - Z95 * wide, 0.0), min(chao + Z95 * wide, limit)
+    error = Z95 * standard_error(entropy_plugin, spectrum, seed)
+    wide = Z95 * standard_error(entropy_chao_shen, spectrum, seed)
+    near = (max(plain - error, 0.0), plain + error)
+    far = (max(chao - wide, 0.0), min(chao + wide, limit))
+    scale = limit or 1.0
+    covered = wilson(spectrum.coverage * spectrum.n, spectrum.n)
     return [
-        Measurement(
-            "entropy", plain, "bits", "entropy of use, plug-in", "-sum p log2 p over the shares seen; too low at small N/K",
-            n, max(plain - Z95 * error, 0.0), plain + Z95 * error,
-        ),
-        Measurement(
-            "entropy_mm", miller, "bits", "entropy, Miller-Madow", "plug-in plus (S-1)/2N nats, S entries seen", n,
-        ),
-        Measurement(
-            "entropy_cs", chao, "bits", "entropy, Chao-Shen",
-            "shares lowered by the coverage 1 - f1/N, each weighted by 1/P(seen), at most log2 K "
-            "(Chao and Shen 2003, eq. 9)", n, low, high,
-        ),
-        Measurement(
-            "perplexity", 2**plain, "entries", "perplexity, plug-in", "2^entropy: as many entries used evenly", n,
-            2 ** max(plain - Z95 * error, 0.0), 2 ** (plain + Z95 * error),
-        ),
-        Measurement("perplexity_mm", 2**miller, "entries", "perplexity, Miller-Madow", "2^entropy_mm", n),
-        Measurement(
-            "perplexity_cs", 2**chao, "entries", "perplexity, Chao-Shen", "2^entropy_cs", n, 2**low, 2**high
-        ),
-        Measurement(
-            "evenness", chao / limit if limit else 1.0, "", "entropy as a share of log2 K",
-            "entropy_cs / log2 K: 1 where all entries are used alike", n,
-            low / limit if limit else 1.0, high / limit if limit else 1.0,
-        ),
-        Measurement(
-            "coverage", spectrum.coverage, "", "coverage",
-            "1 - f1/N (Good and Turing): probability that the next token is an entry seen before", n,
-            *wilson(spectrum.coverage * spectrum.n, spectrum.n),
-        ),
-    ]  # fmt: skip
+        measured("entropy", plain, n, near),
+        measured("entropy_mm", miller, n, (max(miller - error, 0.0), miller + error)),
+        measured("entropy_cs", chao, n, far),
+        measured("perplexity", 2**plain, n, (2 ** near[0], 2 ** near[1])),
+        measured("perplexity_mm", 2**miller, n, (2 ** (miller - error), 2 ** (miller + error))),
+        measured("perplexity_cs", 2**chao, n, (2 ** far[0], 2 ** far[1])),
+        measured("evenness", chao / scale, n, (far[0] / scale, far[1] / scale)),
+        measured("coverage", spectrum.coverage, n, covered),
+    ]
 
 
 def _inequality(counts: np.ndarray, n: int, k: int) -> list[Measurement]:
@@ -128,27 +96,15 @@ def _inequality(counts: np.ndarray, n: int, k: int) -> list[Measurement]:
     share = float(np.sort(counts)[-top:].sum()) / n
     largest = float(counts.max()) / n
     rows = [
-        Measurement(
-            "gini", gini(counts), "", "Gini coefficient",
-            "0 where all entries are used alike, near 1 where one takes all; over all K", n, note=f"even use of N tokens would show {even:.3f}",
-        ),
-        Measurement(
-            "top_share", share, "", f"tokens of the top {top} entries", "share of the tokens of the 1 % most used entries", n, *wilson(share * n, n)
-        ),
-        Measurement(
-            "largest", largest, "", "tokens of the top entry", "share of the tokens of the most used entry", n, *wilson(largest * n, n)
-        ),
-    ]  # fmt: skip
+        measured("gini", gini(counts), n, note=f"even use of N tokens would show {even:.3f}"),
+        measured("top_share", share, n, wilson(share * n, n), f"{top} entries"),
+        measured("largest", largest, n, wilson(largest * n, n), f"entry {int(counts.argmax())}"),
+    ]
     fit = zipf_fit(counts)
     if fit is not None:
-        rows += [
-            Measurement(
-                "zipf", fit.exponent, "", "Zipf exponent",
-                "s of p_r ~ r^-s over ranks 1..K by greatest likelihood; 0 is even use, words of a language have about 1", n,
-                fit.exponent - Z95 * fit.error, fit.exponent + Z95 * fit.error,
-            ),
-            Measurement("zipf_r2", fit.r2, "", "Zipf fit R2", "squared correlation of log count and log rank", n),
-        ]  # fmt: skip
+        half = Z95 * fit.error
+        rows.append(measured("zipf", fit.exponent, n, (fit.exponent - half, fit.exponent + half)))
+        rows.append(measured("zipf_r2", fit.r2, n))
     return rows
 
 
