@@ -29,6 +29,7 @@ def test_exact_counts(wide):
 @pytest.mark.parametrize("skew", [0.0, 1.0, 1.4])
 def test_sampled_types_give_entropies_within_their_error(monkeypatch, skew):
     monkeypatch.setattr("vq.analysis.types._BUFFER", 1 << 16)
+    monkeypatch.setattr("vq.analysis.types._HEAVY", 2.0**-11)
     p = np.arange(1, 200_001) ** -skew
     cdf = np.cumsum(p / p.sum())
     generator = np.random.default_rng(3)
@@ -39,14 +40,14 @@ def test_sampled_types_give_entropies_within_their_error(monkeypatch, skew):
         some.add(keys)
         assert len(some._table.keys) <= 4096 + (1 << 16)  # before the next flush
     all_types, sampled = exact.result(), some.result()
-    assert sampled.share < 0.1 and all_types.share == 1
+    assert sampled.share < 0.2 and all_types.share == 1
     assert sampled.spectrum.n == pytest.approx(all_types.spectrum.n)
     assert sampled.spectrum.observed == pytest.approx(all_types.spectrum.observed, rel=0.05)
     error = entropy_plugin(sampled.spectrum) - entropy_plugin(all_types.spectrum)
     assert abs(error) < 3 * sampled.sampling_error + 0.01
-    assert sampled.sampling_error < 0.1
+    assert sampled.sampling_error < 0.2
     both = [entropy_chao_shen(c.spectrum) for c in (sampled, all_types)]
-    assert both[0] == pytest.approx(both[1], abs=0.15)
+    assert both[0] == pytest.approx(both[1], abs=0.25)
 
 
 def test_a_type_that_becomes_frequent_late_is_seen(monkeypatch):
@@ -123,4 +124,4 @@ def test_sampler_keeps_everything_small_and_bounds_the_rest():
     assert (1 << 13) < found.codes.shape[1] <= (1 << 15)
     jumps = np.flatnonzero(np.diff(found.codes[0]) != 1) + 1
     assert set(jumps) <= set(found.starts.tolist())
-    assert found.codes[0].max() > 900_000  # spread over all
+    assert found.codes[0].max() > 700_000  # spread over all

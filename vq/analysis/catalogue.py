@@ -49,7 +49,8 @@ dead | dead | | share of the K entries without a token where N/K is at least 10:
 entropy | entropy of use, plug-in | bits | -sum p log2 p of the shares seen; too low at small N/K
 entropy_mm | entropy, Miller-Madow | bits | plug-in plus (S - 1) / 2N nats, S entries seen
 entropy_cs | entropy, Chao-Shen | bits | shares lowered by the coverage 1 - f1/N, each weighted by 1 / P(seen), at
-  most log2 K (Chao and Shen 2003, equation 9)
+  most log2 K (Chao and Shen 2003, equation 9); the interval spans this estimate and Miller-Madow's with their
+  sampling errors
 perplexity | perplexity, plug-in | entries | 2^entropy: as many entries used evenly have this entropy
 perplexity_mm | perplexity, Miller-Madow | entries | 2^entropy_mm
 perplexity_cs | perplexity, Chao-Shen | entries | 2^entropy_cs

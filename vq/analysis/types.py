@@ -22,6 +22,7 @@ _BUFFER = 1 << 23  # keys that are sorted at once
 _HEAVY = 2.0**-15  # share of the tokens from which a type counts as frequent
 _PROBE, _SEEN = 16, 8  # every 16th key is looked at; 8 times in a buffer is frequent
 _MAP_BITS = 18
+_RARE = 8  # times
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,6 @@ class TypeCounter:
         """Count keys ``(n,)``."""
         keys = keys.astype(self.dtype, copy=False)
         self.n += len(keys)
-        if self._level and len(keys):
-            keys = self._sift(keys)
         self._waiting.append(keys)
         self._size += len(keys)
         if self._size >= _BUFFER:
@@ -88,9 +87,11 @@ class TypeCounter:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        keys = np.sort(np.concatenate(self._waiting))
+        keys = np.concatenate(self._waiting)
         self._waiting, self._size = [], 0
-        self._table.merge(*_runs(keys))
+        if self._level:
+            keys = self._sift(keys)
+        self._table.merge(*_runs(np.sort(keys)))
         while len(self._table.keys) > self.most:
             self._level += 1
             mask = np.uint32((1 << self._level) - 1)
@@ -112,9 +113,8 @@ class TypeCounter:
         big = np.concatenate([table.counts[big_here], heavy.counts[big_there]])
         keys = np.concatenate([table.keys[big_here], heavy.keys[big_there]])
         light = table.counts[~big_here].astype(np.float64)
-        mass = self.n - float(big.sum())
-        weight = max(mass, 0.0) / max(float(light.sum()), 1.0)
-        weights = np.concatenate([np.ones(len(big)), np.full(len(light), weight)])
+        mass = max(self.n - float(big.sum()), 0.0)
+        weights = np.concatenate([np.ones(len(big)), _weights(light, mass, 2.0**self._level)])
         spectrum = Spectrum.of(np.concatenate([big, light]), weights)
         error = _sampling_error(light, self.n, mass, 2.0**-self._level)
         order = np.argsort(-big, kind="stable")
@@ -188,6 +188,21 @@ def _hash(keys: np.ndarray) -> np.ndarray:
 
 def _slot(keys: np.ndarray) -> np.ndarray:
     return (keys * keys.dtype.type(0x9E3779B1)) >> keys.dtype.type(8 * keys.itemsize - _MAP_BITS)
+
+
+def _weights(light: np.ndarray, mass: float, factor: float) -> np.ndarray:
+    """How many types each sampled one stands for.
+
+    The rare ones, of which there are many, for 1 over their share; the others so that all tokens are accounted for.
+    """
+    weights = np.full(len(light), factor)
+    rare = light <= _RARE
+    rest, left = float(light[~rare].sum()), mass - factor * float(light[rare].sum())
+    if rest > 0 and left > 0:
+        weights[~rare] = left / rest
+    elif len(light):
+        weights[:] = mass / float(light.sum())
+    return weights
 
 
 def _sampling_error(light: np.ndarray, n: int, mass: float, share: float) -> float:

@@ -73,7 +73,7 @@ def _entropies(spectrum: Spectrum, k: int, n: int, seed: int) -> list[Measuremen
     error = Z95 * standard_error(entropy_plugin, spectrum, seed)
     wide = Z95 * standard_error(entropy_chao_shen, spectrum, seed)
     near = (max(plain - error, 0.0), plain + error)
-    far = (max(chao - wide, 0.0), min(chao + wide, limit))
+    far = (max(min(chao - wide, miller - error), 0.0), min(max(chao + wide, miller + error), limit))
     scale = limit or 1.0
     covered = wilson(spectrum.coverage * spectrum.n, spectrum.n)
     return [
