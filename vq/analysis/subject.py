@@ -124,6 +124,7 @@ class Subject:
         codes: streams of codes.
         vectors: reads vectors float32 ``(n, dim)`` that the codebook stands for.
         encode: codes ``(n, Q)`` of vectors ``(n, dim)``; None: nearest row, stage by stage or group by group.
+        quantize: values ``(n, dim)`` of vectors, where tables do not tell (lattices, trellises); None: from the tables.
         layers: quantized matrices.
         weights: unquantized matrices by name, each a reader; what a compressed model is compared with.
         history: of training.
@@ -139,6 +140,7 @@ class Subject:
     codes: Codes | None = None
     vectors: Callable[[], Tensor] | None = None
     encode: Callable[[Tensor], Tensor] | None = None
+    quantize: Callable[[Tensor], Tensor] | None = None
     layers: tuple[Layer, ...] = ()
     weights: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     history: History | None = None
