@@ -37,7 +37,9 @@ def open_codebook(path: Path) -> Subject:
         state = {key: file.get_tensor(key).float() for key in file.keys()}
     try:
         book = build(about["spec"])
-        book.load_state_dict(state)
+        unknown = book.load_state_dict(state, strict=False).unexpected_keys
+        if unknown:
+            raise ValueError(f"tensors {', '.join(unknown)} do not belong to {about['spec']}")
     except (ValueError, RuntimeError) as error:
         raise VqError(f"{path}: {error}") from error
     return subject_of(book, path, {k: v for k, v in about.items() if k != "mse"})

@@ -36,7 +36,7 @@ class _Item:
 
 
 def _looks(path: Path) -> bool:
-    return path.is_dir() and (path / INDEX).is_file() or path.name == INDEX and path.is_file()
+    return (path.is_dir() and (path / INDEX).is_file()) or (path.name == INDEX and path.is_file())
 
 
 @opener("folder of token shards", _looks, OWN)
