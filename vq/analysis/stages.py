@@ -68,7 +68,7 @@ def stages_section(
     if sample is not None and sample.codes.size:
         matrix, more = _information(names, sample.codes, seed)
         matrices.append(matrix)
-        rows += more + [_redundancy(sample.codes)]
+        rows += [*more, _redundancy(sample.codes)]
     columns: dict[str, tuple[float | str | None, ...]] = {"stage": tuple(names)}
     if uses and all(u.types is None for u in uses):
         spectra = [Spectrum.of(u.counts) for u in uses]
@@ -85,8 +85,8 @@ def stages_section(
 
 
 _ABOUT = (
-    "entropy of use (Chao-Shen, bits) of log2 K bits; share of the energy; signal to noise up to the stage and its gain in dB; "
-    "gain over bits a dimension (6.02 dB is ideal for Gaussian vectors)"
+    "entropy of use (Chao-Shen, bits) of log2 K bits; share of the energy; signal to noise up to the stage and its "
+    "gain in dB; gain over bits a dimension (6.02 dB is ideal for Gaussian vectors)"
 )
 
 
@@ -139,7 +139,7 @@ def _redundancy(codes: np.ndarray) -> Measurement:
         return measured(
             "redundancy", None, n, note="too few positions: most combinations of codes occur once"
         )
-    total = sum(entropy_chao_shen(Spectrum.of(_counts(row))) for row in kept)
+    total = sum(entropy_chao_shen(Spectrum.of(_counts(r))) for r in kept)
     return measured(
         "redundancy", max(1 - entropy_chao_shen(joint) / total, 0.0) if total else 0.0, n
     )
