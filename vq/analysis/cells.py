@@ -18,8 +18,7 @@ LATTICES = {
 }
 """Dimension and normalised second moment. J. Conway, N. Sloane, "Sphere packings, lattices and groups", table 2.3."""
 MOST_DIM = 24
-_CELLS, _RAYS, _NEAR = 48, 1024, 1024
-_OPEN = 4.0  # a wall this many times farther than the median: the cell lies at the border and hardly ends
+_CELLS, _RAYS, _NEAR = 64, 1024, 1024
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,16 @@ def _walls(table: Tensor, pick: int, rays: int, generator: torch.Generator) -> T
     if not bool((cuts > 0).all()):
         return None
     walls = 1 / cuts
-    return walls if float(walls.max()) <= _OPEN * float(walls.median()) else None
+    return walls if float(walls.max()) <= _reach(table.shape[1]) * float(walls.median()) else None
+
+
+def _reach(dim: int) -> float:
+    """How many times farther than the median wall the farthest one may be: cells at the border end far out, or not.
+
+    The walls of E8's cell lie between 0.71 and 1 packing radii times the square root of 2, those of a long cell in the
+    plane much farther apart.
+    """
+    return 4.0 if dim <= 4 else 2.0 if dim < 8 else 1.7
 
 
 def _log_mean(values: Tensor) -> float:

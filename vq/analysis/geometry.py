@@ -134,6 +134,12 @@ def _even_distance(values: Tensor, generator: torch.Generator) -> float:
 def _intrinsic(first: Tensor, second: Tensor) -> Measurement:
     """Facco's estimator with its interval; ratios of equals left out."""
     ratio = (second / first).log().sort().values
+    ties = int((ratio < 1e-5).sum())
+    if 2 * ties > len(ratio):
+        note = (
+            "most entries have several nearest ones at one distance, as the points of a lattice do"
+        )
+        return measured("intrinsic_dim", None, len(ratio), note=note)
     ratio = ratio[ratio > 0]
     kept = round(0.9 * len(ratio))
     if kept < 20:

@@ -1,7 +1,7 @@
 """What a codebook has learned and what is wrong with it: a verdict first, then the numbers.
 
-PATH is a codebook, a tokenizer, a folder of tokens, a training run, a compressed model, an array of code vectors or of codes,
-or a file of another library. With PATH2 the two are compared; a compressed model with its original.
+PATH is a codebook, a tokenizer, a folder of tokens, a training run, a compressed model, an array of code vectors or of
+codes, or a file of another library. With PATH2 the two are compared; a compressed model with its original.
 
     vq analyze tokens/
     vq analyze tokenizer/ --codes tokens/
@@ -53,8 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="integers, one (or a row of factors) for each position of the codes",
     )
     parser.add_argument(
-        "--fail-if", metavar="CONDITION", action="append", default=[], help="exit with 1 if it is met, such as 'dead>0.05'; repeatable"
-    )  # fmt: skip
+        "--fail-if",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        help="exit with 1 if it is met, such as 'dead>0.05'; repeatable",
+    )
     parser.add_argument(
         "--quiet", action="store_true", help=f"leave out the summary of up to {LINES} lines"
     )
