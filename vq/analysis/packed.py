@@ -115,7 +115,7 @@ def _tiles(payload: Tensor, header: Header, book: Codebook) -> Tensor:
 
 def _steps(streams: np.ndarray, bits: int) -> np.ndarray:
     """Codes ``(tiles, steps)`` of words, first bit most significant."""
-    stream = streams.astype(">u8").view(np.uint8).reshape(len(streams), -1)
+    stream = np.ascontiguousarray(streams).astype(">u8").view(np.uint8).reshape(len(streams), -1)
     if bits in (1, 2, 4):  # whole codes in each byte
         shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
         return (

@@ -140,7 +140,7 @@ def stages(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
         yield Finding(
             "warn",
             f"Two codes of a vector tell of each other: {most.note}.",
-            f"{most.value:.2f} bits, chance taken off; mean of all pairs {section.number('mutual_information') or 0:.2f}",
+            f"{most.value:.2f} bits, chance taken off; mean of pairs {section.number('mutual_information') or 0:.2f}",
             "decorrelate them in training, or code the second given the first",
             "stages",
         )
