@@ -21,7 +21,7 @@ from vq.analysis.subject import Chunk, Codes
 from vq.errors import VqError
 
 _MOST_VALUES = 1 << 12  # one-hot columns of the regression
-_ROWS = 1 << 15  # tokens of the regression
+_ROWS = 1 << 14  # tokens of the regression
 _ACTIVE = 1e-3  # bits of entropy from which a code counts as used
 
 
@@ -207,10 +207,10 @@ def _score(columns: Tensor, target: Tensor, width: int, half: int) -> float:
     classes = int(target.max()) + 1
     weight = torch.zeros(width, classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=40, line_search_fn="strong_wolfe")
 
     def logits(rows: Tensor) -> Tensor:
-        return weight[rows].sum(1) + bias
+        return torch.nn.functional.embedding_bag(rows, weight, mode="sum") + bias
 
     def closure() -> Tensor:
         optimizer.zero_grad()

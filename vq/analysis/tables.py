@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vq.analysis.subject import Table
-from vq.codebooks import Additive, Codebook, Factorized, Product, Residual, build
+from vq.codebooks import Additive, Codebook, Product, Residual, build
 
 Structure = Literal["one", "residual", "grouped"]
 MOST_LISTED = 1 << 18  # entries of a codebook that are listed as a table
@@ -27,8 +27,6 @@ def tables_of(book: Codebook) -> tuple[tuple[Table, ...], Structure]:
         return _numbered("stage", _scaled(book)), "residual"
     if isinstance(book, Product):
         return _numbered("group", [table_of(part) for part in _parts(book)]), "grouped"
-    if isinstance(book, Factorized):
-        return _numbered("factor", [table_of(part) for part in book.factors]), "grouped"
     listed = table_of(book)
     return ((Table("", listed),) if listed is not None else ()), "one"
 
@@ -102,7 +100,20 @@ def tables_of_quantizer(
         cosine = config.get("lookup") == "cosine"
         usage = state.get("revival.usage")
         return (Table("", state["table"].float(), cosine, usage),), "one"
-    return _of_spec(config.get("codebook"), _below(state, "codebook."))
+    spec = config.get("codebook") or _grid(config)
+    return _of_spec(spec, _below(state, "codebook."))
+
+
+def _grid(config: Mapping[str, Any]) -> str | None:
+    """Spec of the grid of a layer without a table."""
+    kind, bits = config.get("kind"), config.get("bits")
+    if kind == "fsq" and config.get("levels"):
+        return f"fsq(levels={list(config['levels'])})"
+    if kind in ("lfq", "bsq") and isinstance(bits, int):
+        return f"{kind}(dim={bits})"
+    if kind == "latent":
+        return f"latent(dim={config.get('latents')}, levels={config.get('levels')})"
+    return None
 
 
 def _name(word: str, number: int, inner: str) -> str:
