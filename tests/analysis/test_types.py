@@ -106,6 +106,9 @@ def test_pairs_against_brute_force():
 def test_large_pairs_need_wide_keys():
     found, listed = pairs([([2**30, 2**31, 5], [0])], entries=2**32)
     assert listed == {(2**30, 2**31): 1, (2**31, 5): 1} and found.pairs == 2
+    upper = [(1 << 62) + (i << 45) for i in range(50)]  # differ in the upper bits alone
+    found, _ = pairs([(upper + upper, [0])], entries=2**63)
+    assert found.types.spectrum.observed == 50 and found.types.counts.max() == 2
 
 
 def test_sampler_keeps_everything_small_and_bounds_the_rest():

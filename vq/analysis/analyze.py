@@ -199,3 +199,5 @@ def _of_the_rest(
         yield training_section(subject.history, seed)
     if subject.layers:
         yield weights_section(subject, other)
+    if other is not None and other.layers:
+        yield replace(weights_section(other, subject), part=other.name)

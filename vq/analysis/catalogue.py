@@ -117,11 +117,9 @@ spread_ratio | spread of entries against data | | root mean square spread of the
   data
 # stages
 stages | codes a vector | | stages, groups or factors
-stage_snr | signal to noise up to this stage | dB | of the first stages together
 stage_gain | gain of this stage | dB | signal to noise with it less without it
 db_per_bit | gain a bit a dimension | dB | gain of this stage over its bits a dimension; 6.02 is ideal for Gaussian
   vectors
-stage_energy | energy of this stage | | mean square length of its vectors as used, over that of all stages
 mutual_information | information between codes | bits | mean over pairs of codes of their mutual information less
   that of shuffled codes
 largest_information | most information between two codes | bits | largest over the pairs

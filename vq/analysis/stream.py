@@ -115,7 +115,12 @@ class PairCounter:
 
     def _keys(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         kind = self.types.dtype.type
-        return first.astype(kind) * kind(self.entries) + second.astype(kind)
+        front, back = first.astype(kind), second.astype(kind)
+        if self.entries > 1 << 32:  # the product would lose the upper bits of the first
+            front = (front ^ (front >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+            front = (front ^ (front >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
+            return front + back
+        return front * kind(self.entries) + back
 
     def result(self) -> PairUse:
         """What was found."""
