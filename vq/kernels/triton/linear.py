@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vq.kernels import linear_reference as oracle
-from vq.kernels.formats import BLOCKS, HASH_CODE, TILE_ROWS, TILES, PackedHeader
+from vq.kernels.formats import TILE_ROWS, TILES, PackedHeader
 from vq.kernels.triton import rows as fixed
 from vq.kernels.triton import tiles
 from vq.kernels.triton.common import FEW, finish, header_of
@@ -45,22 +45,28 @@ def packed_linear(
     """
     header = header_of(weight)
     if not _fits(header, x, weight, scales, signs_in, signs_out, table, mode):
-        oracle.check(x, weight, scales, signs_in, signs_out, table, mode)  # raises, or is a format unknown here
+        oracle.check(
+            x, weight, scales, signs_in, signs_out, table, mode
+        )  # raises, or is a format unknown here
     kernels = _kernels(header, x)
     if kernels is None:
         return oracle.reference(x, weight, scales, signs_in, signs_out, table, mode)
     half = x.dtype != torch.float32 or mode != "float"
     with torch.cuda.device_of(x):
         given = x.reshape(-1, header.in_features)
-        given = given.float().contiguous() if signs_in is None else rotate(given, signs_in, None, torch.float32)
+        given = (
+            given.float().contiguous()
+            if signs_in is None
+            else rotate(given, signs_in, None, torch.float32)
+        )
         unit = given.abs().amax(1) if half else None
         wide = torch.float32 if signs_out is not None else x.dtype
         if len(given) <= FEW:
             partial = kernels.product(given, unit, weight, header, table)
-            y = finish(partial, scales, unit, _factor(kernels, header, False), wide)
+            y = finish(partial, scales, unit, _factor(header, table, False), wide)
         else:
             partial = _dense_product(kernels, given, unit, weight, header, table)
-            y = finish(partial, scales, unit, _factor(kernels, header, True), wide)
+            y = finish(partial, scales, unit, _factor(header, table, True), wide)
         if signs_out is not None:
             y = rotate(y, None, signs_out, x.dtype)
     return y.reshape(*x.shape[:-1], header.out_features)
@@ -90,7 +96,7 @@ def packed_linear_transposed(
         total = rows.new_zeros(rows.shape[0], header.in_features)
         for first, panel in _panels(kernels, weight, header, table, torch.float32):
             total.addmm_(rows[:, first : first + len(panel)], panel)
-        total *= _factor(kernels, header, True)
+        total *= _factor(header, table, True)
         if signs_in is not None:
             total = rotate(total, None, signs_in, torch.float32)
     return total.reshape(*grad.shape[:-1], header.in_features).to(grad.dtype)
@@ -100,8 +106,8 @@ def _kernels(header: PackedHeader, x: Tensor) -> ModuleType | None:
     """The module whose kernels serve a format; None for the reference, with one warning for each kind of it."""
     if x.dtype == torch.float64 or not x.numel():
         return None
-    module: ModuleType = tiles if header.layout == TILES else fixed
-    if header.layout != BLOCKS and module.serves(header):
+    module = module_of(header)
+    if module.serves(header):
         return module
     kind = f"layout {header.layout}, {header.code_bits} bits, dim {header.dim}"
     if kind not in _told:
@@ -114,8 +120,14 @@ def _kernels(header: PackedHeader, x: Tensor) -> ModuleType | None:
     return None
 
 
-def _factor(kernels: ModuleType, header: PackedHeader, stored: bool) -> float:
-    return tiles.factor_of(header, stored) if kernels is tiles else 1.0
+def _module(header: PackedHeader) -> ModuleType:
+    return tiles if header.layout == TILES else fixed
+
+
+def _factor(header: PackedHeader, table: Tensor, stored: bool) -> float:
+    if header.layout == TILES:
+        return tiles.factor_of(header, stored)
+    return fixed.factor_of(header, table)
 
 
 def _panels(
@@ -143,9 +155,7 @@ def _dense_product(
     """``(1, rows, out)`` by decoding panels and torch's matrix product."""
     if unit is not None:
         x = (x / torch.where(unit == 0, 1.0, unit).unsqueeze(1)).half()
-    parts = [
-        x @ panel.T for _, panel in _panels(kernels, weight, header, table, x.dtype)
-    ]
+    parts = [x @ panel.T for _, panel in _panels(kernels, weight, header, table, x.dtype)]
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).unsqueeze(0)
 
 
@@ -164,25 +174,23 @@ def _fits(
     Raises:
         ValueError: if tensors are on different devices.
     """
-    for name, other in (("weight", weight), ("scales", scales), ("signs_in", signs_in), ("signs_out", signs_out), ("table", table)):
+    named = {"weight": weight, "scales": scales, "signs_in": signs_in, "signs_out": signs_out}
+    for name, other in (named | {"table": table}).items():
         if other is not None and other.device != x.device:
-            raise ValueError(f"packed_linear: x is on {x.device}, but {name} on {other.device}; move the layer there")
-    sizes = ((signs_in, header.in_features), (signs_out, header.out_features))
-    signs = all(s is None or (s.dtype == torch.uint8 and s.shape == ((n + 7) // 8,)) for s, n in sizes)
-    hashed = header.layout == TILES and header.code == HASH_CODE
-    if hashed:
-        right = table.shape == (64,) and table.dtype == torch.int8
-    elif header.layout == TILES:
-        right = table.shape == (1 << header.memory, header.symbols)
-    else:
-        right = header.codes_per_vector == 1 and table.ndim == 2 and table.shape[1] == header.dim
+            raise ValueError(
+                f"packed_linear: x is on {x.device}, but {name} on {other.device}; move the layer to one device"
+            )
     return (
-        signs
-        and right
+        _fit_signs(signs_in, header.in_features)
+        and _fit_signs(signs_out, header.out_features)
+        and module_of(header).fits(header, table)
         and x.is_floating_point()
         and x.shape[-1:] == (header.in_features,)
         and scales.dtype == torch.float16
         and scales.shape == (header.out_features,)
         and mode in oracle.MODES
-        and header.layout != BLOCKS
     )
+
+
+def _fit_signs(signs: Tensor | None, count: int) -> bool:
+    return signs is None or (signs.dtype == torch.uint8 and signs.shape == ((count + 7) // 8,))

@@ -2,8 +2,8 @@
 
 A program owns a band of 64 rows and a run of columns. It loads, for every trellis step of its tile, the two 32-bit
 pieces that the step's window touches (neighbours read the same ones, which the cache merges), shifts the window out,
-and turns it into the step's symbols; symbol v of all steps is one operand of a matrix product with the columns of x that
-it belongs to. Levels of the hash code are integers below 128, exact in float16.
+and turns it into the step's symbols; symbol v of all steps is one operand of a matrix product with the columns of x
+that it belongs to. Levels of the hash code are integers below 128, exact in float16.
 """
 
 from __future__ import annotations
@@ -33,9 +33,21 @@ def serves(header: PackedHeader) -> bool:
     return header.symbols in (1, 2, 4) and header.payload_bytes < 1 << 33
 
 
-def shape_of(header: PackedHeader) -> Shape:
-    """Launch shape of a format."""
-    return shape_for((*_format(header).values(), header.out_features, header.in_features), header.symbols)
+def fits(header: PackedHeader, table: Tensor) -> bool:
+    """Whether a table is one of this format."""
+    if header.code == HASH_CODE:
+        return table.shape == (64,) and table.dtype == torch.int8
+    return table.is_floating_point() and table.shape == (1 << header.memory, header.symbols)
+
+
+def key_of(header: PackedHeader) -> tuple[object, ...]:
+    """What the best launch shape may depend on."""
+    return ("tiles", *_format(header).values(), header.out_features, header.in_features)
+
+
+def vector_of(header: PackedHeader) -> int:
+    """Matrix products of one step: symbols."""
+    return header.symbols
 
 
 def _format(header: PackedHeader) -> dict[str, int | bool]:
@@ -69,7 +81,7 @@ def product(
         table: as for ``decode.decode_rows``.
     """
     rows, width = x.shape
-    shape = shape_of(header)
+    shape = shape_for(key_of(header), vector_of(header))
     pairs = header.blocks * (TILE_COLUMNS // header.symbols)
     splits, each = splits_of(header.bands, triton.cdiv(pairs, shape.width), x.device)
     partial = x.new_empty((splits, rows, header.out_features))
@@ -97,7 +109,7 @@ def product(
 
 
 def decode(weight: Tensor, header: PackedHeader, table: Tensor, out: Tensor, first: int) -> None:
-    """Rows ``first ..`` (a multiple of 64) of the matrix over ``factor_of(header, stored=True)`` into out ``(rows, in)``."""
+    """Rows ``first ..`` (a multiple of 64), over ``factor_of(header, stored=True)``, into out ``(rows, in)``."""
     rows, width = out.shape
     pairs = header.blocks * (TILE_COLUMNS // header.symbols)
     decode_kernel[(triton.cdiv(rows, HEIGHT), triton.cdiv(pairs, 32))](

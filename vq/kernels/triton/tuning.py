@@ -1,0 +1,74 @@
+"""Which launch shape is fastest for a layer on this GPU? A handful are tried; the best is kept for this process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vq.kernels.triton.common import FEW, TUNED, Shape, candidates, header_of
+from vq.kernels.triton.linear import module_of, packed_linear
+
+
+def tune(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    signs_in: Tensor | None,
+    signs_out: Tensor | None,
+    table: Tensor,
+    mode: str,
+    repeats: int = 20,
+) -> dict[Shape, float]:
+    """Try all launch shapes of the fused kernel on a layer, and take the fastest for layers of this format and size.
+
+    Waits for the GPU, so not while a CUDA graph is captured.
+
+    Args:
+        x: at most 16 rows ``(rows, in)``.
+        weight, scales, signs_in, signs_out, table, mode: as for ``packed_linear``.
+        repeats: calls of which the median is taken, after two that are not counted.
+
+    Returns:
+        Seconds of a call with each shape.
+
+    Raises:
+        ValueError: for more than 16 rows, which do not use that kernel.
+    """
+    if x.ndim != 2 or not 0 < len(x) <= FEW:
+        raise ValueError(f"x: expected 1 to {FEW} rows (rows, in), got shape {tuple(x.shape)}")
+    header = header_of(weight)
+    module = module_of(header)
+    key, times = module.key_of(header), {}
+    for shape in candidates(module.vector_of(header)):
+        TUNED[key] = shape
+        times[shape] = seconds(
+            lambda: packed_linear(x, weight, scales, signs_in, signs_out, table, mode),
+            x.device.type,
+            repeats,
+        )
+    TUNED[key] = min(times, key=lambda shape: times[shape])
+    return times
+
+
+def seconds(work: Callable[[], object], device: str, repeats: int) -> float:
+    """Median time of a call by the device's clock, after two that are not counted (the first compiles)."""
+    times = []
+    for turn in range(repeats + 2):
+        if device == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            taken = begin.elapsed_time(end) / 1000
+        else:
+            start = time.perf_counter()
+            work()
+            taken = time.perf_counter() - start
+        if turn >= 2:
+            times.append(taken)
+    return statistics.median(times)
