@@ -120,7 +120,8 @@ def _kernels(header: PackedHeader, x: Tensor) -> ModuleType | None:
     return None
 
 
-def _module(header: PackedHeader) -> ModuleType:
+def module_of(header: PackedHeader) -> ModuleType:
+    """The module whose kernels belong to a layout, whether or not they serve all of it."""
     return tiles if header.layout == TILES else fixed
 
 

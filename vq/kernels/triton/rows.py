@@ -18,7 +18,6 @@ from vq.kernels.triton.codes import coordinate
 from vq.kernels.triton.common import (
     FEW,
     HEIGHT,
-    Shape,
     activations,
     payload,
     shape_for,

@@ -17,7 +17,6 @@ from vq.kernels.formats import HASH_CODE, TILE_COLUMNS, PackedHeader
 from vq.kernels.triton.common import (
     FEW,
     HEIGHT,
-    Shape,
     activations,
     payload,
     shape_for,

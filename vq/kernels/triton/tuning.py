@@ -29,7 +29,12 @@ def tune(
 
     Args:
         x: at most 16 rows ``(rows, in)``.
-        weight, scales, signs_in, signs_out, table, mode: as for ``packed_linear``.
+        weight: as this and the following for ``packed_linear``.
+        scales: of the outputs.
+        signs_in: of the inputs, or None.
+        signs_out: of the outputs, or None.
+        table: of the codebook.
+        mode: of the activations.
         repeats: calls of which the median is taken, after two that are not counted.
 
     Returns:
