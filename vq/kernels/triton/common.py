@@ -108,6 +108,7 @@ def finish(
         UNIT=unit is not None,
         BLOCK=256,
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return y
 

@@ -78,6 +78,7 @@ def _block(
         "LAST": last is not None,
         "num_warps": 8 if part > 1024 else 4,
         "num_stages": 1,
+        "enable_fp_fusion": True,  # said, so that Triton does not warn
     }
     given = (x if signs_first is None else signs_first, x if last is None else last)
     grid = (rows, parts)
@@ -100,6 +101,7 @@ def _block(
             LAST=signs_last is not None,
             COLUMNS=_COLUMNS,
             num_warps=4,
+            enable_fp_fusion=True,
         )
 
 

@@ -136,6 +136,7 @@ def product(
         WIDTH=shape.width,
         num_warps=shape.warps,
         num_stages=shape.stages,
+        enable_fp_fusion=True,
     )
     return partial
 
@@ -157,6 +158,7 @@ def decode(weight: Tensor, header: PackedHeader, table: Tensor, out: Tensor, fir
         **given.format,
         WIDTH=across,
         num_warps=4,
+        enable_fp_fusion=True,
     )
 
 

@@ -103,6 +103,7 @@ def product(
         WIDTH=shape.width,
         num_warps=shape.warps,
         num_stages=shape.stages,
+        enable_fp_fusion=True,
     )
     return partial
 
@@ -124,6 +125,7 @@ def decode(weight: Tensor, header: PackedHeader, table: Tensor, out: Tensor, fir
         HEIGHT=HEIGHT,
         WIDTH=32,
         num_warps=4,
+        enable_fp_fusion=True,
     )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from vq.kernels.triton.common import FEW, TUNED, Shape, candidates, header_of
 from vq.kernels.triton.linear import module_of, packed_linear
@@ -21,7 +19,7 @@ def tune(
     signs_out: Tensor | None,
     table: Tensor,
     mode: str,
-    repeats: int = 20,
+    seconds: Callable[[Callable[[], object]], float],
 ) -> dict[Shape, float]:
     """Try all launch shapes of the fused kernel on a layer, and take the fastest for layers of this format and size.
 
@@ -35,7 +33,7 @@ def tune(
         signs_out: of the outputs, or None.
         table: of the codebook.
         mode: of the activations.
-        repeats: calls of which the median is taken, after two that are not counted.
+        seconds: time of a call on the device; its first call compiles.
 
     Returns:
         Seconds of a call with each shape.
@@ -50,30 +48,11 @@ def tune(
     key, times = module.key_of(header), {}
     for shape in candidates(module.vector_of(header)):
         TUNED[key] = shape
-        times[shape] = seconds(
-            lambda: packed_linear(x, weight, scales, signs_in, signs_out, table, mode),
-            x.device.type,
-            repeats,
-        )
+        try:
+            times[shape] = seconds(
+                lambda: packed_linear(x, weight, scales, signs_in, signs_out, table, mode)
+            )
+        except OutOfResources:  # more shared memory than this GPU has
+            continue
     TUNED[key] = min(times, key=lambda shape: times[shape])
     return times
-
-
-def seconds(work: Callable[[], object], device: str, repeats: int) -> float:
-    """Median time of a call by the device's clock, after two that are not counted (the first compiles)."""
-    times = []
-    for turn in range(repeats + 2):
-        if device == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            taken = begin.elapsed_time(end) / 1000
-        else:
-            start = time.perf_counter()
-            work()
-            taken = time.perf_counter() - start
-        if turn >= 2:
-            times.append(taken)
-    return statistics.median(times)
