@@ -79,9 +79,10 @@ def tuned(x, args):
 
     def seconds(work):
         work()
-        return float(len(common.TUNED)) + next(clock)
+        return next(clock)
 
     clock = iter((3.0, 1.0, 2.0, 4.0, 5.0))
+    common.TUNED.clear()
     times = tuning.tune(x, *args, "float", seconds)
     kept = dict(common.TUNED)
     y = operation(x, args, "float")
@@ -96,5 +97,5 @@ def benchmark_rows(script):
     spec.loader.exec_module(module)
     rows = []
     for format_ in ("trellis(bits=2, memory=8, code=hash)", "scalar(bits=2)"):
-        rows += module.layer_rows(format_, (8, 16), (1, 17), "cpu", 0, 1)
+        rows += module.layer_rows(format_, (8, 16), (2,), "cpu", 0, 1)
     return [*rows, module.rotation_row((1, 16), "cpu", 0, 1)]
