@@ -39,7 +39,7 @@ TUNED: dict[tuple[Any, ...], Shape] = {}
 
 def candidates(vector: int) -> list[Shape]:
     """Launch shapes worth trying for vectors of so many weights; the first is taken where nothing was measured."""
-    usual = 64 if vector == 1 else 32 if vector == 2 else 16
+    usual = 32 if vector <= 2 else 16
     shapes = [Shape(usual), Shape(usual, 4, 3), Shape(usual, 8, 2), Shape(2 * usual, 8, 2)]
     return shapes if usual == 16 else [*shapes, Shape(usual // 2, 4, 3)]
 
