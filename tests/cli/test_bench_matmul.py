@@ -102,6 +102,13 @@ def test_copies_leave_the_cache_and_stay_few(monkeypatch):
     assert bench.copies_of(1 << 10, hot=True) == 1
 
 
+def test_usual_batches_depend_on_the_shape():
+    plan = bench.Plan()
+    assert plan.cases(7) == 7 * (7 + 3 * 4) and plan.batches_of((5, 5)) == (1, 4, 16, 64)
+    assert {1, 8, 32, 256} <= set(plan.batches_of((4096, 4096)))
+    assert bench.Plan(shapes=((4096, 4096),), batches=(2,), threads=(1, 2)).cases(3) == 6
+
+
 def test_each_round_reads_the_next_copy_and_the_order_turns():
     log = []
     calls = {name: lambda i, name=name: log.append((name, i)) for name in "ab"}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 SHAPES = ((4096, 4096), (4096, 11008), (11008, 4096), (576, 1536))  # out, in
 BATCHES = (1, 4, 16, 64)
+MORE_BATCHES = (1, 4, 8, 16, 32, 64, 256)  # of the first shape
 FORMATS = (
     "trellis(bits=2, memory=12, code=hash)",
     "trellis(bits=2, memory=16, code=hash)",
@@ -32,7 +33,7 @@ _STREAM_BYTES = 400 << 20  # copies of a matrix that together leave every cache
 _READ_BYTES = 384 << 20  # what the read bandwidth is measured on
 _MOST_COPIES = 128
 _ROUNDS = (7, 60)  # fewest and most of a case, within ...
-_SECONDS = 3.0
+_SECONDS = 2.0
 _PANEL = 1024  # rows of the exact product at once
 Row = dict[str, Any]
 
@@ -59,16 +60,16 @@ class Plan:
 
     Attributes:
         shapes: (out, in) of the matrices.
-        batches: rows of x.
+        batches: rows of x; None for BATCHES, and MORE_BATCHES of the first of SHAPES.
         threads: CPU threads, one after the other.
         modes: of the layer's activations.
         hot: use one matrix again and again instead of copies that stream from memory.
-        rounds: of a case; None for as many as fit three seconds, 7 to 60.
+        rounds: of a case; None for as many as fit two seconds, 7 to 60.
         seed: of x and the dense matrix.
     """
 
     shapes: Sequence[tuple[int, int]] = SHAPES
-    batches: Sequence[int] = BATCHES
+    batches: Sequence[int] | None = None
     threads: Sequence[int] = (1,)
     modes: Sequence[str] = MODES
     hot: bool = False
@@ -77,7 +78,14 @@ class Plan:
 
     def cases(self, formats: int) -> int:
         """Number of measured cases for so many formats; each gives a row for every mode."""
-        return formats * len(self.shapes) * len(self.batches) * len(self.threads)
+        batches = sum(len(self.batches_of(shape)) for shape in self.shapes)
+        return formats * batches * len(self.threads)
+
+    def batches_of(self, shape: tuple[int, int]) -> Sequence[int]:
+        """Rows of x for a shape of the matrix."""
+        if self.batches is not None:
+            return self.batches
+        return MORE_BATCHES if shape == SHAPES[0] else BATCHES
 
 
 def measure(
@@ -183,11 +191,12 @@ def _of_format(
     size = build(spec, *shape, 1)[0].weight.numel()
     layers = build(spec, *shape, copies_of(size, plan.hot))
     generator = torch.Generator().manual_seed(plan.seed + 1)
-    inputs = torch.randn(max(plan.batches), shape[1], generator=generator)
+    batches = plan.batches_of(shape)
+    inputs = torch.randn(max(batches), shape[1], generator=generator)
     exact = _exact(layers[0], inputs)
     for threads in plan.threads:
         torch.set_num_threads(threads)
-        for batch in plan.batches:
+        for batch in batches:
             yield _case(spec, layers, dense, inputs[:batch], exact[:batch], plan)
 
 
@@ -256,7 +265,7 @@ def timed(
 
     Args:
         calls: what to time; a call is given its number, no number twice.
-        rounds: how many count (two more warm up); None for as many as fit three seconds, 7 to 60.
+        rounds: how many count (two more warm up); None for as many as fit two seconds, 7 to 60.
     """
     clock, names = _clock(), list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}

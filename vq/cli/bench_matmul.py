@@ -26,9 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="codebooks, before the options (default: one of each kind)",
     )
     parser.add_argument(
-        "--shape", type=_shape, nargs="+", default=bench.SHAPES, metavar="OUTxIN", dest="shapes"
+        "--shape",
+        type=_shape,
+        nargs="+",
+        default=bench.SHAPES,
+        metavar="OUTxIN",
+        dest="shapes",
+        help="of the matrices (default: 4096x4096 4096x11008 11008x4096 576x1536)",
     )
-    parser.add_argument("--batch", type=int, nargs="+", default=bench.BATCHES, dest="batches")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        dest="batches",
+        metavar="N",
+        help="rows of x (default: 1 4 16 64, of 4096x4096 also 8 32 256)",
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument(
         "--modes",
@@ -49,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats",
         type=int,
         metavar="N",
-        help="rounds of a case (default: what fits 3 s, 7 to 60)",
+        help="rounds of a case (default: what fits 2 s, 7 to 60)",
     )
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write JSON to FILE (or print it)"
@@ -103,7 +116,7 @@ def _shape(text: str) -> tuple[int, int]:
 
 def _check(args: argparse.Namespace) -> None:
     for name in ("batches", "threads"):
-        if min(getattr(args, name)) < 1:
+        if min(getattr(args, name) or [1]) < 1:
             raise VqError(f"--{name.removesuffix('es')}: expected at least 1")
     if args.repeats is not None and args.repeats < 1:
         raise VqError(f"--repeats: expected at least 1, got {args.repeats}")
