@@ -102,6 +102,21 @@ def packed_linear_transposed(
     return total.reshape(*grad.shape[:-1], header.in_features).to(grad.dtype)
 
 
+def explain(header: PackedHeader, mode: str, rows: int = 1) -> str:
+    """Which kernel of ``packed_linear`` serves ``rows`` rows of x on a GPU, and why."""
+    module = module_of(header)
+    if not module.serves(header):
+        return f"reference: plain torch by panels; {_kind(header)} have no GPU kernel"
+    numbers = "float16 products, float32 for float32 x" if mode == "float" else "float16 products"
+    if rows > FEW:
+        return f"triton decode by panels, torch's matmul in {numbers}: more than {FEW} rows"
+    return f"triton fused decode and multiply, {numbers}: {_kind(header)}, {rows} row(s)"
+
+
+def _kind(header: PackedHeader) -> str:
+    return f"codes of layout {header.layout}, {header.code_bits} bits, dim {header.dim}"
+
+
 def _kernels(header: PackedHeader, x: Tensor) -> ModuleType | None:
     """The module whose kernels serve a format; None for the reference, with one warning for each kind of it."""
     if x.dtype == torch.float64 or not x.numel():
@@ -109,11 +124,11 @@ def _kernels(header: PackedHeader, x: Tensor) -> ModuleType | None:
     module = module_of(header)
     if module.serves(header):
         return module
-    kind = f"layout {header.layout}, {header.code_bits} bits, dim {header.dim}"
+    kind = _kind(header)
     if kind not in _told:
         _told.add(kind)
         warnings.warn(
-            f"packed weights of {kind} have no GPU kernel; the reference in plain torch serves them, which is slower",
+            f"{kind} have no GPU kernel; the reference in plain torch serves them, which is slower",
             RuntimeWarning,
             stacklevel=3,
         )
