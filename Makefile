@@ -55,7 +55,7 @@ data: setup  ## real photographs and speech, from packages, into demo/
 
 bench: setup  ## measure codebooks and kernels, write benchmarks/results/*.json
 	$(BIN)/python benchmarks/gaussian.py --json benchmarks/results/gaussian.json
-	$(BIN)/python benchmarks/matvec.py --json benchmarks/results/matvec.json
+	$(BIN)/python benchmarks/matmul.py --json benchmarks/results/matmul.json
 
 docs: setup  ## build the documentation into build/docs; broken links are errors
 	$(PIP) install --quiet "mkdocs>=1.6,<2"

@@ -38,7 +38,11 @@ def _fake(x: Tensor, weight: Tensor, scales: Tensor, *rest: Any) -> Tensor:
 
 
 packed_linear = declare(
-    f"packed_linear(Tensor x, {_SIGNATURE}) -> Tensor", fake=_fake, reference=reference, cpu=cpu
+    f"packed_linear(Tensor x, {_SIGNATURE}) -> Tensor",
+    fake=_fake,
+    reference=reference,
+    cpu=cpu,
+    triton="vq.kernels.triton.linear:packed_linear",
 )
 """``packed_linear(x, weight, scales, signs_in, signs_out, table, mode)``: a whole layer, bias aside.
 
@@ -69,6 +73,7 @@ packed_linear_transposed = declare(
     fake=_transposed_fake,
     reference=transposed_reference,
     cpu=transposed_cpu,
+    triton="vq.kernels.triton.linear:packed_linear_transposed",
 )
 """``packed_linear_transposed(grad, ...)``: ``grad @ W`` for the decoded W, the gradient of x, in float32."""
 
