@@ -26,8 +26,8 @@ bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scal
   }
   if (!w.hash || w.in != in || w.out != out) return false;
   nb::gil_scoped_release release;
-  packed_linear(pointer<const float>(x), rows, w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_in),
-                pointer<const uint8_t>(signs_out), planes, pointer<float>(y), threads);
+  const Product product{w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_out), pointer<float>(y)};
+  packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, &product, 1, threads);
   return true;
 }
 
