@@ -57,8 +57,17 @@ class Packed:
     levels: Tensor
 
 
+def level_table(count: int) -> Tensor:
+    """Levels as the hash code has them: 64, or 32 or 16 odd ones of six bits, repeated; int8 ``(64,)``."""
+    quantiles = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(count) + 0.5) / count)
+    if count == 64:
+        return (quantiles * 40).round().to(torch.int8)
+    odd = ((quantiles / quantiles[-1] * 63 + 63) / 2).round() * 2 - 63
+    return odd.to(torch.int8).repeat(64 // count)
+
+
 def random_packed(
-    bits: int, memory: int, shape: tuple[int, int], *, copies: int, seed: int
+    bits: int, memory: int, levels: int, shape: tuple[int, int], *, copies: int, seed: int
 ) -> Packed:
     """A hash-coded layer with random codes: its speed does not depend on what the codes are."""
     generator = torch.Generator().manual_seed(seed)
@@ -79,14 +88,12 @@ def random_packed(
     size = (header.payload_bytes,)
     payload = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
     first = formats.assemble(header, payload)
-    normal = torch.distributions.Normal(0.0, 1.0)
-    quantiles = normal.icdf((torch.arange(64) + 0.5) / 64)
     return Packed(
         header,
         [first.clone() for _ in range(copies)],
         (torch.rand(out, generator=generator) + 0.5).half(),
         layouts.pack_signs(torch.rand(width, generator=generator) < 0.5),
-        (quantiles * 40).round().to(torch.int8),
+        level_table(levels),
     )
 
 
@@ -119,7 +126,10 @@ def measure(
     """Rows for every batch and mode of one format and shape; options are those of the command line."""
     stream, (out, width) = not options.cached, shape
     copies = copies_of(out * width * bits // 8, stream)
-    packed = random_packed(bits, options.memory, shape, copies=copies, seed=options.seed)
+    packed = random_packed(
+        bits, options.memory, options.levels, shape, copies=copies, seed=options.seed
+    )
+    short = "" if options.levels == 64 else f", levels={options.levels}"
     generator = torch.Generator().manual_seed(options.seed)
     full = torch.randn(out, width, generator=generator)
     dense = {
@@ -131,7 +141,7 @@ def measure(
         ms = timed(cases_of(packed, dense, x, options.modes), options.repeats)
         for mode in options.modes:
             yield Row(
-                f"trellis(bits={bits}, memory={options.memory}, code=hash) {mode}",
+                f"trellis(bits={bits}, memory={options.memory}, code=hash{short}) {mode}",
                 out,
                 width,
                 batch,
@@ -199,6 +209,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--in", type=int, nargs="+", default=[4096], dest="width")
     parser.add_argument("--bits", type=int, nargs="+", default=[2], choices=[1, 2, 3, 4])
     parser.add_argument("--memory", type=int, default=12)
+    parser.add_argument("--levels", type=int, default=64, choices=[64, 32, 16])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--modes", nargs="+", default=["int8", "int15"], choices=ops.MODES)
@@ -214,7 +225,7 @@ def line(row: Row) -> str:
     """One line of the table."""
     shape = f"{row.out}x{row.width}"
     return (
-        f"{row.format:46} {shape:>11} {row.batch:5} {row.threads:3} {row.ms:7.3f} {row.gbps:6.1f} "
+        f"{row.format:58} {shape:>11} {row.batch:5} {row.threads:3} {row.ms:7.3f} {row.gbps:6.1f} "
         f"{row.ratio_fp32:7.2f} {row.ratio_bf16:7.2f} {row.rel_error:7.1e}  {row.kernel}"
     )
 
@@ -225,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.isa and module is not None:
         module.set_isa(options.isa)
     print(f"{environment.machine()['cpu']}, torch {torch.__version__}, seed {options.seed}")
-    print(f"{'format':46} {'shape':>11} batch thr      ms   GB/s  x fp32  x bf16   error  kernel")
+    print(f"{'format':58} {'shape':>11} batch thr      ms   GB/s  x fp32  x bf16   error  kernel")
     rows = []
     for threads in options.threads:
         torch.set_num_threads(threads)

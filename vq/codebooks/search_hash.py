@@ -2,7 +2,8 @@
 
 Writes ``codebooks/trellis-hash.json``, with ``--levels 16`` or ``32`` that of the short forms. First the levels, shared
 by all rates, are trained on 2-bit codes of several memories (Lloyd's algorithm with one centroid a level); then odd
-16-bit constants are drawn at random for every rate and memory, screened on few blocks and the best compared on more.
+16-bit constants are drawn at random for every rate and memory, screened on few blocks and the best compared on more. The
+short forms take their candidates from the constants found for 64 levels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vq.codebooks.trellis_codes import HASH_COUNTS, HASH_FILES, hash_indices
+from vq.codebooks.trellis_codes import HASH_COUNTS, HASH_FILES, hash_code, hash_indices
 from vq.kernels.trellis import trellis_decode, trellis_encode, trellis_states
 
 RATES = (2, 1, 1.5, 2.5, 3, 3.5, 4)
@@ -24,6 +25,7 @@ TRAINED_ON = (10, 12, 14, 16)  # memories whose 2-bit codes shape the levels
 PEAK = 125  # largest of 64 integer levels: sums of two products with 127 fit 16 bits
 SHORT_PEAK = 63  # of 16 or 32, all odd: as bytes (level + 63) / 2 sums of four products fit 16 bits
 SHORT_MEMORIES = (12, 14, 16)
+SHORT_RATES = (1, 2, 3, 4)
 
 
 def first_levels(count: int = 64) -> Tensor:
@@ -102,17 +104,19 @@ def train_levels(
     return levels
 
 
-def finish(constant: int, whole: Tensor, step: float, bits: float, memory: int) -> dict[str, float]:
-    """Fit the step of a constant, and measure the distortion on fresh sequences."""
+def finish(
+    constant: int, whole: Tensor, step: float, bits: float, memory: int, share: float = 1.0
+) -> dict[str, float]:
+    """Fit the step of a constant, and measure the distortion on fresh sequences (a share of the usual number)."""
     width = int(2 * bits)
     integer = whole[hash_indices(memory, constant)].float()
-    x = blocks(300, seed=2000 + memory)
+    x = blocks(int(300 * share), seed=2000 + memory)
     for _ in range(4):
         codes = trellis_encode(x, integer * step, width, memory)
         values = trellis_decode(codes, integer, width, memory).double()
         step = float((values * x).sum() / values.square().sum())
     step = round(step, 6)
-    held_out = blocks(3000 if memory < 15 else 1000, seed=3000 + memory)
+    held_out = blocks(int((3000 if memory < 15 else 1000) * share), seed=3000 + memory)
     mse = measure(held_out, integer * step, width, memory)
     return {"constant": constant, "step": step, "distortion": round(mse, 5)}
 
@@ -122,15 +126,54 @@ def draws_for(memory: int, draws: int) -> int:
     return max(100, draws >> max(0, memory - 13))
 
 
-def search_levels(draws: int, count: int) -> tuple[Tensor, dict[int, list[int]]]:
+def search_levels(draws: int) -> tuple[Tensor, dict[int, list[int]]]:
     """Levels, and the constants they were trained with."""
-    levels, best = first_levels(count), dict[int, list[int]]()
+    levels, best = first_levels(), dict[int, list[int]]()
     for rounds in (6, 4):
         for memory in tqdm(TRAINED_ON, desc="constants"):
             some = draws_for(memory, draws) // 2
             best[memory] = search(levels, 2, memory, best.get(memory, []), some)
-        levels = train_levels({m: found[:3] for m, found in best.items()}, levels, rounds, count)
+        levels = train_levels({m: found[:3] for m, found in best.items()}, levels, rounds)
     return levels, best
+
+
+def whole_search(draws: int) -> dict[str, object]:
+    """The file of the form of 64 levels."""
+    levels, best = search_levels(draws)
+    whole, step = integers(levels, 64)
+    codes = {}
+    for bits in RATES:
+        for memory in range(6, 17):
+            if memory <= 2 * bits:
+                continue
+            count = draws_for(memory, draws) if bits == 2 else 100
+            found = search(whole * step, bits, memory, best.get(memory, []), count)
+            if bits == 2:
+                best[memory] = found
+            name = f"bits={bits:g}, memory={memory}"
+            codes[name] = finish(found[0], whole, step, bits, memory)
+            tqdm.write(f"{name}: {codes[name]}")
+    command = f"python -m vq.codebooks.search_hash --draws {draws}"
+    return {"command": command, "levels": whole.int().tolist(), "codes": codes}
+
+
+def short_search(count: int) -> dict[str, object]:
+    """The file of a form of fewer levels: levels anew, constants among those of 64 levels."""
+    known = {m: [hash_code(bits, m).constant for bits in RATES] for m in SHORT_MEMORIES}
+    trained = {m: known[m][:2] for m in SHORT_MEMORIES[:2]}
+    levels = train_levels(trained, first_levels(count), 5, count)
+    whole, step = integers(levels, count)
+    every = list(dict.fromkeys(constant for found in known.values() for constant in found))
+    codes = {}
+    for bits in SHORT_RATES:
+        for memory in SHORT_MEMORIES:
+            few = rank(every, whole * step, bits, memory, 32)[:5]
+            best = rank(few, whole * step, bits, memory, 160)[0]
+            name = f"bits={bits:g}, memory={memory}"
+            codes[name] = finish(best, whole, step, bits, memory, share=0.4)
+            tqdm.write(f"{name}: {codes[name]}")
+    command = f"python -m vq.codebooks.search_hash --levels {count}"
+    return {"command": command, "levels": whole.int().tolist()[:count], "codes": codes}
 
 
 def main() -> None:
@@ -141,26 +184,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=64, choices=HASH_COUNTS)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the order of float sums, and so the last bits, depends on threads
-    levels, best = search_levels(args.draws, args.levels)
-    whole, step = integers(levels, args.levels)
-    codes = {}
-    for bits in RATES:
-        for memory in range(6, 17) if args.levels == 64 else SHORT_MEMORIES:
-            if memory <= 2 * bits:
-                continue
-            draws = draws_for(memory, args.draws) if bits == 2 else 100
-            found = search(whole * step, bits, memory, best.get(memory, []), draws)
-            if bits == 2:
-                best[memory] = found
-            name = f"bits={bits:g}, memory={memory}"
-            codes[name] = finish(found[0], whole, step, bits, memory)
-            tqdm.write(f"{name}: {codes[name]}")
-    option = "" if args.levels == 64 else f" --levels {args.levels}"
-    data = {
-        "command": f"python -m vq.codebooks.search_hash --draws {args.draws}{option}",
-        "levels": whole.int().tolist()[: args.levels],
-        "codes": codes,
-    }
+    data = whole_search(args.draws) if args.levels == 64 else short_search(args.levels)
     (args.out / HASH_FILES[args.levels]).write_text(json.dumps(data, indent=1) + "\n")
 
 
