@@ -20,7 +20,7 @@ from vq.kernels.formats import (
 from vq.kernels.hadamard import reference as rotate_reference
 
 MODES = ("float", "int15", "int8")
-INTEGER_ROWS = 32  # rows of x up to which the integer modes hold; more are computed in float32
+INTEGER_ROWS = 512  # rows of x up to which the integer modes hold; more are computed in float32
 INTEGER_COLUMNS = 65536  # 255 * 127 * columns stays below 2**31
 PANEL_BYTES = 8 << 20  # decoded float32 weights held at once
 
