@@ -23,7 +23,7 @@ from vq.compressors.linear import QuantizedLinear
 from vq.compressors.options import KEEP, CompressOptions
 from vq.compressors.ranks import Ranks, spread
 from vq.compressors.rounding import RoundedMatrix, round_matrices
-from vq.compressors.skeleton import Skeleton
+from vq.compressors.stacks import Blocks
 from vq.errors import VqError
 
 SHARED = "vq_codebooks"  # name of the root module that holds the codebooks
@@ -101,7 +101,7 @@ class BlockQuantizer:
 
     def __init__(
         self,
-        skeleton: Skeleton,
+        skeleton: Blocks,
         shelf: Shelf,
         options: CompressOptions,
         ranks: Ranks | None = None,

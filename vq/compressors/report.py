@@ -54,9 +54,14 @@ def experts_of(layers: dict[str, Any]) -> dict[str, Any]:
 
 
 def warnings_of(report: dict[str, Any], options: CompressOptions) -> list[str]:
+    """What a user should know of a model, from its report."""
+    return [*_left(report), *module_warnings(report["layers"], options)]
+
+
+def module_warnings(layers: dict[str, Any], options: CompressOptions) -> list[str]:
     """What a user should know, by layer."""
     found = []
-    for name, layer in report["layers"].items():
+    for name, layer in layers.items():
         if options.rounding == "ldlq" and layer["damping"] > options.damping * 1.001:
             found.append(f"{name}: damping had to grow to {layer['damping']:g}")
         if layer.get("dead_inputs"):
@@ -68,9 +73,13 @@ def warnings_of(report: dict[str, Any], options: CompressOptions) -> list[str]:
                 f"{name}: {layer['not_finite_tokens']} inputs were not finite and left out"
                 f"{_which(layer, 'not_finite_channels')}"
             )
+        elif layer.get("not_finite_channels"):
+            found.append(
+                f"{name}: the Hessian was not finite{_which(layer, 'not_finite_channels')}; they count as never used"
+            )
         if options.windows and not layer.get("tokens"):
             found.append(f"{name}: never used by the calibration data; rounded without a Hessian")
-    return [*_left(report), *_short_of_tokens(report), *_unseen(found)]
+    return [*_short_of_tokens(layers), *_unseen(found)]
 
 
 def _which(layer: dict[str, Any], key: str) -> str:
@@ -103,11 +112,11 @@ def _left(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _short_of_tokens(report: dict[str, Any]) -> list[str]:
+def _short_of_tokens(layers: dict[str, Any]) -> list[str]:
     """Layers that saw fewer vectors than they have inputs: their Hessian has no full rank."""
     short = {
         name: (layer["tokens"], layer["shape"][1])
-        for name, layer in report["layers"].items()
+        for name, layer in layers.items()
         if 0 < layer.get("tokens", 0) < layer["shape"][1]
     }
     if not short:
@@ -115,6 +124,6 @@ def _short_of_tokens(report: dict[str, Any]) -> list[str]:
     worst = min(short, key=lambda name: short[name][0] / short[name][1])
     tokens, width = short[worst]
     return [
-        f"too few calibration tokens: {len(short)} of {len(report['layers'])} layers saw fewer than they have inputs, "
+        f"too few calibration tokens: {len(short)} of {len(layers)} layers saw fewer than they have inputs, "
         f"{worst} only {tokens} for {width}; more windows or longer ones (--windows, --context) give a better model"
     ]

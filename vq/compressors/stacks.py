@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from torch import nn
 
 from vq.compressors.experts import is_fused_experts
 from vq.compressors.surgery import is_linear, is_transposed_linear
 from vq.errors import VqError
+
+
+class Blocks(Protocol):
+    """Something in blocks, each with its linear layers."""
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in the order in which they are quantized."""
+
+    def linears(self, index: int) -> dict[str, nn.Linear]:
+        """Linear layers of a block by qualified name."""
+
 
 _SMALLEST = 0.02  # part of the largest stack's weights below which a list is no stack
 
