@@ -256,3 +256,103 @@ def test_fused_experts_stay_fused_where_all_are_kept(squeeze):
     assert "unfused_experts" not in config
     assert not experts_modules(vq.load(result.output))
     assert any("of the block weights were left alone" in line for line in result.warnings)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_an_interrupted_run_of_two_stacks_ends_with_the_same_bytes(done, squeeze, contents):
+    folder, whole = squeeze("whisper")
+    data = [arguments("whisper", seed) for seed in range(4, 8)]
+
+    def stop(event):
+        if event.stage == "block" and event.done == done:
+            raise Stop
+
+    output = whole.output.parent / "again"
+    with pytest.raises(Stop):
+        compress(folder, output, options=FAST, calibration=data, progress=stop)
+    resumed = compress(folder, output, options=FAST, calibration=data)
+    assert resumed.resumed == done
+    assert contents(output) == contents(whole.output)
+
+
+def test_the_decoder_sees_the_quantized_encoder(squeeze, monkeypatch):
+    """What the decoder is given in calibration equals what the finished encoder gives."""
+    from vq.compressors.quantize import BlockQuantizer
+
+    seen = []
+    usual = BlockQuantizer.quantize
+
+    def watch(self, index, activations):
+        if index == 2:
+            seen.append(activations.calls[0][0])
+        return usual(self, index, activations)
+
+    monkeypatch.setattr(BlockQuantizer, "quantize", watch)
+    folder, result = squeeze("whisper")
+    args, kwargs = seen[0]
+    states = [x for x in [*args, *kwargs.values()] if isinstance(x, torch.Tensor) and x.ndim == 3]
+    features = arguments("whisper", 4)["input_features"]
+
+    def encode(path):
+        model = vq.load(path, dtype=torch.float32, mode="float")
+        with torch.no_grad():
+            return model.model.encoder(features).last_hidden_state
+
+    assert len(states) == 1
+    torch.testing.assert_close(states[0], encode(result.output), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(states[0], encode(folder), atol=1e-2)
+
+
+def skipping(self, input_ids, **_):
+    """A forward of Llama in which the embedding comes back after every block."""
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    start = hidden = self.embed_tokens(input_ids)
+    places = torch.arange(input_ids.shape[1])[None]
+    for layer in self.layers:
+        rotary = self.rotary_emb(hidden, places)
+        hidden = layer(hidden, position_ids=places, position_embeddings=rotary) + start
+    return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
+
+
+def test_blocks_that_are_no_chain_are_run_in_the_whole_model(
+    llama, text, tmp_path, monkeypatch, contents
+):
+    from transformers.models.llama import modeling_llama
+
+    from vq.compressors.quantize import BlockQuantizer
+
+    monkeypatch.setattr(modeling_llama.LlamaModel, "forward", skipping)
+    seen = []
+    usual = BlockQuantizer.quantize
+
+    def watch(self, index, activations):
+        block = self.skeleton.blocks[index]
+        handle = block.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+        activations.runs(block, index)[0]()
+        handle.remove()
+        return usual(self, index, activations)
+
+    monkeypatch.setattr(BlockQuantizer, "quantize", watch)
+    tokens = torch.randint(60, (3, 16), generator=torch.Generator().manual_seed(5))
+    whole = compress(llama, tmp_path / "whole", options=FAST, calibration=tokens)
+    assert any("something happens between the blocks" in line for line in whole.warnings)
+    model, inputs = vq.load(whole.output, dtype=torch.float32, mode="float"), []
+    model.model.layers[2].register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
+    with torch.no_grad():
+        for row in tokens:
+            model(row[None])
+    assert any(torch.allclose(seen[2], x, atol=1e-4) for x in inputs)
+
+    def stop(event):
+        if event.stage == "block" and event.done == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        compress(llama, tmp_path / "o", options=FAST, calibration=tokens, progress=stop)
+    resumed = compress(llama, tmp_path / "o", options=FAST, calibration=tokens)
+    assert resumed.resumed == 2 and contents(resumed.output) == contents(whole.output)

@@ -192,11 +192,12 @@ def _original(source: ModelSource) -> Any:
 
 def _prompted(model: Any, features: Tensor) -> Tensor:
     """A transcript as what the decoder is given: its start token first, no end."""
-    tokens = transcribe(model, features)
+    own = features.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
+    tokens = transcribe(model, own)
     start = int(model.config.decoder_start_token_id)
     if int(tokens[0]) != start:
         tokens = torch.cat([torch.tensor([start]), tokens])
-    ends = (tokens == int(model.generation_config.eos_token_id or -1)).nonzero()[:, 0]
+    ends = (tokens == int(model.config.eos_token_id)).nonzero()[:, 0]
     later = ends[ends > 0]
     return tokens[: int(later[0])][None] if later.numel() else tokens[None]
 
@@ -249,11 +250,9 @@ def score_speech(
     for number, path in enumerate(files):
         features = listener.features(path).float()
         given = _prompted(reference, features)
-        target = given[0, 1:]
-        if target.numel():
-            loss += _forced(model, features, given, path)
-            reference_loss += _forced(reference, features, given, path)
-            tokens += target.numel()
+        ours, count = _forced(model, features, given, path)
+        theirs, _ = _forced(reference, features, given, path)
+        loss, reference_loss, tokens = loss + ours, reference_loss + theirs, tokens + count
         wanted = words_of(listener.text(given[0]))
         heard = words_of(listener.text(_prompted(model, features)[0]))
         errors += word_errors(wanted, heard)
@@ -266,15 +265,22 @@ def score_speech(
     return SpeechScores(loss / many, reference_loss / many, rate, words, tokens, len(files), same)
 
 
-def _forced(model: Any, features: Tensor, given: Tensor, path: Path) -> float:
-    """Sum of negative log-likelihoods of a transcript, each token after the true ones before it."""
+def _forced(model: Any, features: Tensor, given: Tensor, path: Path) -> tuple[float, int]:
+    """Sum of negative log-likelihoods of a transcript and its end, each token after the true ones; their number.
+
+    Tokens of the prompt (language, task, no time stamps) are not scored: their numbers lie above the end's.
+    """
+    end = int(model.config.eos_token_id)
     own = features.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
-    logits = model(input_features=own, decoder_input_ids=given[:, :-1], use_cache=False).logits[0]
-    target = given[0, 1:]
-    total = float(nn.functional.cross_entropy(logits.float(), target, reduction="sum"))
+    logits = model(input_features=own, decoder_input_ids=given, use_cache=False).logits[0]
+    target = torch.cat([given[0, 1:], torch.tensor([end])])
+    scored = target <= end
+    total = float(
+        nn.functional.cross_entropy(logits[scored].float(), target[scored], reduction="sum")
+    )
     if not math.isfinite(total):
         raise VqError(f"{path}: the model's likelihood is not finite; it cannot be scored")
-    return total
+    return total, int(scored.sum())
 
 
 def words_of(text: str) -> list[str]:
