@@ -24,7 +24,7 @@ import vq
 from vq.analysis.environment import result, table, write_json
 from vq.compressors.size import measure_size
 from vq.compressors.source import open_source
-from vq.compressors.speech import open_listener, score_speech, sound_files
+from vq.compressors.speech import open_listener, score_speech, sound_files, speech_windows
 
 ROWS = {
     "scalar, nearest, 2 bits": ("scalar(bits=2)", "nearest"),
@@ -57,9 +57,22 @@ def main() -> None:
         source = open_source(args.model, folder)
         reference = vq.load(source.folder, dtype=torch.float32)
         listener = open_listener(source.folder, args.model)
+        options = vq.CompressOptions(windows=args.calibration, seed=args.seed)
+        windows, _ = speech_windows(calibration, source, options)
+        known: dict = {}
         for row in args.rows:
             rows.append(
-                measure(row, source.folder, folder, calibration, scored, reference, listener, args)
+                measure(
+                    row,
+                    source.folder,
+                    folder,
+                    windows,
+                    scored,
+                    reference,
+                    listener,
+                    known,
+                    args.seed,
+                )
             )
             print(rows[-1], flush=True)
     keys = (
@@ -81,17 +94,19 @@ def main() -> None:
         write_json(result(rows, args.seed), args.json)
 
 
-def measure(row, model, folder, calibration, scored, reference, listener, args) -> dict:
+def measure(row, model, folder, windows, scored, reference, listener, known, seed) -> dict:
     """Compress and score one row."""
     codebook, rounding = ROWS[row]
     options = vq.CompressOptions(
-        codebook=codebook, rounding=rounding, windows=args.calibration, seed=args.seed
+        codebook=codebook, rounding=rounding, windows=len(windows), seed=seed
     )
-    out = folder / codebook.partition("(")[0] / rounding / codebook[-6:].strip("=)")
+    out = folder / row.replace(", ", "-").replace(" ", "-")
     started = time.process_time()
-    report = vq.compress(model, out, options=options, calibration=calibration)
+    report = vq.compress(model, out, options=options, calibration=windows)
     seconds = time.process_time() - started
-    scores = score_speech(vq.load(out, dtype=torch.float32), reference, listener, scored)
+    scores = score_speech(
+        vq.load(out, dtype=torch.float32), reference, listener, scored, known=known
+    )
     size = measure_size(out)
     return {
         "row": row,

@@ -150,7 +150,9 @@ def transcribe(model: Any, features: Tensor, limit: int = 200) -> Tensor:
         limit: most tokens that are written.
     """
     most = getattr(model.config, "max_target_positions", None) or limit
-    made = model.generate(features, do_sample=False, max_new_tokens=min(limit, most - 8))
+    made = model.generate(
+        features, do_sample=False, max_length=None, max_new_tokens=min(limit, most - 8)
+    )
     tokens: Tensor = made[0]
     return tokens
 
@@ -232,6 +234,7 @@ def score_speech(
     listener: Listener,
     files: Sequence[Path],
     done: Callable[[int], None] | None = None,
+    known: dict[Path, Tensor] | None = None,
 ) -> SpeechScores:
     """Score a speech model against its original.
 
@@ -241,15 +244,19 @@ def score_speech(
         listener: features and text.
         files: sounds.
         done: hears of the number of files finished.
+        known: transcripts of the original by file; it is filled, for the next model of the same original.
 
     Raises:
         VqError: if a likelihood is not finite.
     """
     loss = reference_loss = 0.0
     tokens = words = errors = same = 0
+    truth = {} if known is None else known
     for number, path in enumerate(files):
         features = listener.features(path).float()
-        given = _prompted(reference, features)
+        if path not in truth:
+            truth[path] = _prompted(reference, features)
+        given = truth[path]
         ours, count = _forced(model, features, given, path)
         theirs, _ = _forced(reference, features, given, path)
         loss, reference_loss, tokens = loss + ours, reference_loss + theirs, tokens + count
