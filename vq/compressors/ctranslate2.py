@@ -24,6 +24,7 @@ _KINDS: dict[int, type[np.generic]] = {
     4: np.float16,
 }
 _HEAD = 64  # width of an attention head in every Whisper
+_ENGLISH = 51864  # tokens of the models that know English alone
 _LONGEST = 1 << 12  # of a name
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -68,7 +69,7 @@ def convert(path: Path, target: Path) -> Path:
         raise VqError(f"{path}: not a Whisper model of a known layout: {(lost or extra)[0]}")
     model.tie_weights()
     model.config.dtype = dtype
-    _generation(model.generation_config, config, settings, tokens)
+    model.generation_config = _generation(config, settings, tokens)
     temporary = target.with_name(target.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
@@ -240,26 +241,30 @@ def _split(
                 yield f"{name}.{letter}_proj.{kind}", torch.from_numpy(part.copy())
 
 
-def _generation(
-    generation: Any, config: Any, settings: dict[str, Any], tokens: dict[str, Any]
-) -> None:
+def _generation(config: Any, settings: dict[str, Any], tokens: dict[str, Any]) -> Any:
     """What transformers must know to transcribe."""
+    from transformers import GenerationConfig
+
     special = _special(tokens)
-    many = "<|transcribe|>" in special and config.vocab_size > 51864
-    generation.decoder_start_token_id = config.decoder_start_token_id
-    generation.eos_token_id = generation.pad_token_id = generation.bos_token_id = (
-        config.eos_token_id
-    )
-    generation.no_timestamps_token_id = special["<|notimestamps|>"]
-    generation.is_multilingual = many
-    generation.max_length = config.max_target_positions
-    generation.suppress_tokens = settings.get("suppress_ids")
-    generation.begin_suppress_tokens = settings.get("suppress_ids_begin")
-    generation.alignment_heads = settings.get("alignment_heads")
-    if many:
+    end = config.eos_token_id
+    more: dict[str, Any] = {"is_multilingual": config.vocab_size > _ENGLISH}
+    if more["is_multilingual"]:
         languages = {i: text for text, i in special.items()}
-        generation.lang_to_id = {languages[i]: i for i in settings.get("lang_ids", ())}
-        generation.task_to_id = {t: special[f"<|{t}|>"] for t in ("transcribe", "translate")}
+        more["lang_to_id"] = {languages[i]: i for i in settings.get("lang_ids", ())}
+        more["task_to_id"] = {t: special[f"<|{t}|>"] for t in ("transcribe", "translate")}
+    if settings.get("alignment_heads"):
+        more["alignment_heads"] = settings["alignment_heads"]
+    return GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        max_length=config.max_target_positions,
+        no_timestamps_token_id=special["<|notimestamps|>"],
+        suppress_tokens=settings.get("suppress_ids"),
+        begin_suppress_tokens=settings.get("suppress_ids_begin"),
+        **more,
+    )
 
 
 def _save_tokenizer(path: Path, folder: Path) -> None:
