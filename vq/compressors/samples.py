@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ class Samples:
         digest: SHA-256 of all of them.
         summary: what the report says of them.
         weights: of the tokens of each window, ``(tokens,)``, or None for all alike.
+        text: all tokens that the windows were taken from ``(tokens,)``; None for data that is no text.
     """
 
     inputs: list[dict[str, Any]]
     digest: str
     summary: dict[str, Any]
     weights: list[Tensor] | None = None
+    text: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -88,7 +90,7 @@ def read_samples(
     count, context = chosen.tokens.shape
     summary = {"windows": count, "context": context, "text_tokens": chosen.available}
     inputs = [_arguments(model, row) for row in chosen.tokens]
-    return _finish(inputs, summary, weights, chosen.digest)
+    return replace(_finish(inputs, summary, weights, chosen.digest), text=tokens)
 
 
 def _items(calibration: Calibration) -> list[Any]:

@@ -54,8 +54,10 @@ class Skeleton:
         return self.stacks[0]
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        """The blocks of all stacks."""
+    def blocks(self) -> Any:
+        """The blocks of all stacks; of a single stack the module list itself, in which blocks may be replaced."""
+        if len(self.stacks) == 1:
+            return self.stack(self.stacks[0])
         return [block for name in self.stacks for block in self.stack(name)]
 
     def stack(self, name: str) -> nn.ModuleList:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -15,7 +15,7 @@ class Blocks(Protocol):
     """Something in blocks, each with its linear layers."""
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def blocks(self) -> Any:
         """The blocks in the order in which they are quantized."""
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
