@@ -15,6 +15,8 @@ from vq.compressors.rounding import RoundingOptions
 from vq.errors import VqError
 
 KEEP = "keep"  # in place of a codebook: leave the layer as it is
+_INPUTS = ("quantized", "original")
+_TOKEN_WEIGHTS = ("none", "attention")
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -35,6 +37,10 @@ class CompressOptions:
         sequential: within a block, calibrate each layer on the already quantized ones before it (one more
             pass a group).
         precision: of the Hessian sums, ``float32`` or ``float64``.
+        calibrate_on: what a block sees while it is calibrated: what the ``quantized`` blocks before it give, or
+            what those of the ``original`` model gave.
+        token_weights: how tokens count in a Hessian: ``none`` for all alike, ``attention`` by how much attention they
+            receive in the block.
         seed: of window places and rotation signs.
     """
 
@@ -48,6 +54,8 @@ class CompressOptions:
     context: int = 1024
     sequential: bool = False
     precision: str = "float32"
+    calibrate_on: str = "quantized"
+    token_weights: str = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +73,16 @@ class CompressOptions:
             )
         if self.precision not in _PRECISIONS:
             raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
+        for name, chosen, known in (
+            ("calibrate_on", self.calibrate_on, _INPUTS),
+            ("token_weights", self.token_weights, _TOKEN_WEIGHTS),
+        ):
+            if chosen not in known:
+                raise VqError(f"{name}: expected {' or '.join(known)}, got {chosen!r}")
+        if self.sequential is True and self.calibrate_on == "original":
+            raise VqError(
+                "sequential calibrates on quantized layers; calibrate_on must be quantized"
+            )
         for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
