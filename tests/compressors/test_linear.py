@@ -250,7 +250,7 @@ def test_explain_names_what_runs(monkeypatch):
     layer = make(mode="int8")
     assert "int8: hash code, 1 row(s)" in layer.explain()
     assert "more than 32 rows" in layer.explain(33)
-    assert "not the hash code" in make(Vectors()).explain()
+    assert "vectors from a small table" in make(Vectors()).explain()
     assert "several codes" in make(Stages()).explain()
     layer.mode = "float"
     assert "mode is float" in layer.explain()

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vq.compressors.tables import cached_table, listable, step_of
 from vq.kernels import linear as ops
 from vq.kernels.decode import decode_rows, place_vectors, unpack_codes
-from vq.kernels.dispatch import backend, native
 from vq.kernels.formats import (
     BLOCKS,
+    E8P_CODE,
     HASH_CODE,
+    PANELS,
     ROWS,
     TABLE_CODE,
     TILE_WEIGHTS,
     TILES,
     PackedHeader,
     assemble,
+    read_header,
     read_packed,
 )
 from vq.kernels.hadamard import hadamard
 from vq.kernels.layouts import pack_payload, pack_signs
-
-_MAX_TABLE = 1 << 16  # entries of a codebook that are listed as one table
 
 
 def header_for(codebook: nn.Module, out_features: int, in_features: int) -> PackedHeader:
@@ -34,20 +37,23 @@ def header_for(codebook: nn.Module, out_features: int, in_features: int) -> Pack
 
     Args:
         codebook: anything that keeps the contract of ``vq.codebooks.Codebook``; one with ``step_bits``
-            is a trellis.
+            is a trellis, and one whose vectors can be listed is packed in the order of the kernels (layout 4).
         out_features: rows.
         in_features: columns.
     """
     book: Any = codebook
     if not hasattr(book, "step_bits"):
         tile_rows = getattr(book, "tile", (1, book.dim))[0]
+        step = step_of(book)
         return PackedHeader(
-            BLOCKS if tile_rows > 1 else ROWS,
+            BLOCKS if tile_rows > 1 else PANELS if listable(book) else ROWS,
             out_features,
             in_features,
             code_bits=book.code_bits,
             dim=book.dim,
             codes_per_vector=book.codes_per_vector,
+            code=E8P_CODE if step else TABLE_CODE,
+            step=step,
             tile_rows=tile_rows,
         )
     hashed = book.code == "hash"
@@ -86,6 +92,7 @@ class QuantizedLinear(nn.Module):
             hash code; all else is float32.
         device: where the buffers are made; ``meta`` works.
         dtype: of the bias.
+        header: format of the stored weight, where it is another than the one for new layers (an older layout).
 
     Attributes:
         weight: uint8 ``(64 + payload,)``.
@@ -112,13 +119,15 @@ class QuantizedLinear(nn.Module):
         mode: str = "int15",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        header: PackedHeader | None = None,
     ) -> None:
         super().__init__()
         if mode not in ops.MODES:
             raise ValueError(f"mode: expected one of {', '.join(ops.MODES)}, got {mode!r}")
         self.in_features, self.out_features, self.mode = in_features, out_features, mode
         object.__setattr__(self, "_codebook", (codebook,))
-        self.header = header_for(codebook, out_features, in_features)
+        own = header_for(codebook, out_features, in_features)
+        self.header = own if header is None else _older(header, own)
         self._checked: tuple[int, int] | None = None
         byte = functools.partial(torch.zeros, dtype=torch.uint8, device=device)
         self.register_buffer("weight", byte(self.header.total_bytes))
@@ -193,6 +202,7 @@ class QuantizedLinear(nn.Module):
         """
         self._check_once()
         if self._by_codebook:
+            _warn_slow(self)
             y = self._forward_codebook(x)
         else:
             table = self._table()
@@ -236,19 +246,7 @@ class QuantizedLinear(nn.Module):
         """Which kernel serves ``rows`` rows of x now, and why."""
         if self._by_codebook:
             return "codebook.decode by panels, float32 matmul: several codes a vector, or no table"
-        module = native() if backend() == "cpu" else None
-        isa = "reference" if module is None else str(module.isa())
-        if ops.integer_mode(self.header, rows, self.mode):
-            return f"{isa} {self.mode}: hash code, {rows} row(s), integer activations"
-        hashed = self.header.layout == TILES and self.header.code == HASH_CODE
-        reason = (
-            "not the hash code"
-            if not hashed
-            else "mode is float"
-            if self.mode == "float"
-            else f"more than {ops.INTEGER_ROWS} rows"
-        )
-        return f"{isa} decode by panels, float32 matmul: {reason}"
+        return ops.explain(self.header, self.weight, self._table(), self.mode, rows)
 
     def extra_repr(self) -> str:
         """Sizes, codebook, rotations and mode."""
@@ -263,10 +261,9 @@ class QuantizedLinear(nn.Module):
     @property
     def _by_codebook(self) -> bool:
         """Whether only the codebook can decode: several codes or rows make a vector, or the table is too large."""
-        if self.header.layout != ROWS:
-            return self.header.layout == BLOCKS
-        entries: int | None = self.codebook.entries
-        return self.header.codes_per_vector > 1 or entries is None or entries > _MAX_TABLE
+        if self.header.layout == ROWS:
+            return self.header.codes_per_vector > 1 or not listable(self.codebook)
+        return self.header.layout == BLOCKS
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
         """Move buffers, but keep scales float16: a cast to bfloat16 would change the weight."""
@@ -275,6 +272,20 @@ class QuantizedLinear(nn.Module):
         if self.scales.dtype != before.dtype:
             self.scales = before.to(self.scales.device)
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take over the layout of a stored weight that is older than this layer's."""
+        stored = state_dict.get(f"{prefix}weight")
+        if isinstance(stored, Tensor) and stored.shape != self.weight.shape and not stored.is_meta:
+            try:
+                header = _older(read_header(stored), self.header)
+            except ValueError:
+                header = self.header  # torch then says that the shapes differ
+            self.header = header
+            self.weight = self.weight.new_zeros(header.total_bytes)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
 
     def _check_once(self) -> None:
         """Checksum and format of the stored weight, on first use of each tensor."""
@@ -286,10 +297,7 @@ class QuantizedLinear(nn.Module):
             return
         stored = read_packed(weight)
         if not stored.same_format(self.header):
-            raise ValueError(
-                f"packed weight of another format: this layer expects {self.header}, the tensor "
-                f"holds {stored}; build the layer with the codebook and sizes of the checkpoint"
-            )
+            self.header = _older(stored, self.header)
         self._checked = key
 
     def _table(self) -> Tensor:
@@ -298,9 +306,8 @@ class QuantizedLinear(nn.Module):
         if self.header.layout == TILES:
             table: Tensor = book.levels if self.header.code == HASH_CODE else book.table
             return table
-        codes = torch.arange(book.entries, device=self.weight.device)
-        values: Tensor = book.decode(codes.reshape(-1, *book.codes_shape))
-        return values
+        table = cached_table(book)
+        return table if self.header.layout == PANELS else table[0]
 
     def _decode(self, first: int, rows: int) -> Tensor:
         """Rows of W in units of the codebook, float32."""
@@ -324,6 +331,37 @@ class QuantizedLinear(nn.Module):
         if self.signs_out is not None:
             y = hadamard(y, None, self.signs_out)
         return y.to(x.dtype)
+
+
+def _older(header: PackedHeader, own: PackedHeader) -> PackedHeader:
+    """A header of layout 1, if it holds the same codes as this layer's; else ValueError."""
+    same = ("out_features", "in_features", "code_bits", "dim", "codes_per_vector")
+    fits = all(getattr(header, name) == getattr(own, name) for name in same)
+    if header.same_format(own):
+        return own
+    if not fits or (header.layout, own.layout) != (ROWS, PANELS):
+        raise ValueError(
+            f"packed weight of another format: this layer expects {own}, the tensor holds {header}; build the layer with "
+            "the codebook and sizes of the checkpoint"
+        )
+    return replace(header, crc=0)
+
+
+_slow: set[str] = set()  # codebooks whose slow path was told
+
+
+def _warn_slow(layer: QuantizedLinear) -> None:
+    """Say once for each codebook that a layer has no kernel of its own."""
+    name = str(getattr(layer.codebook, "spec", type(layer.codebook).__name__))
+    if name in _slow or torch.compiler.is_compiling():
+        return
+    _slow.add(name)
+    warnings.warn(
+        f"{name}: no kernel multiplies by these codes; every call decodes the matrix with the codebook, which is slow. "
+        "layer.explain() says what serves a layer",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _signs(signs: Tensor | None, count: int, name: str) -> Tensor | None:
