@@ -15,7 +15,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
 from vq.compressors.checkpoint import FORMAT_VERSION
+from vq.compressors.embedding import put_embedding
 from vq.compressors.linear import QuantizedLinear
+from vq.compressors.older import adopt_stored
 from vq.compressors.quantize import PARTS, SHARED
 from vq.compressors.tensorfile import read_header
 from vq.errors import VqError
@@ -33,6 +35,7 @@ class VqConfig(QuantizationConfigMixin):
         layers: id of the codebook of layers that differ.
         modules_to_not_convert: linear layers that are not quantized.
         rotation: ``none``, ``input`` or ``both``.
+        embeddings: packed embeddings: their module, codebook, rotation and tied head.
         rounding: how codes were found, for the record.
         format_version: of the folder.
         library_version: that wrote it, for the record.
@@ -49,6 +52,7 @@ class VqConfig(QuantizationConfigMixin):
         layers: dict[str, str] | None = None,
         modules_to_not_convert: list[str] | None = None,
         rotation: str = "input",
+        embeddings: dict[str, Any] | None = None,
         rounding: str = "",
         format_version: int = FORMAT_VERSION,
         library_version: str = "",
@@ -67,6 +71,7 @@ class VqConfig(QuantizationConfigMixin):
         self.default_codebook = default_codebook
         self.layers = dict(layers or {})
         self.modules_to_not_convert = list(modules_to_not_convert or [])
+        self.embeddings = dict(embeddings or {})
         self.rotation, self.rounding = rotation, rounding
         self.format_version, self.library_version = format_version, library_version
         used = {default_codebook, *self.layers.values()}
@@ -111,6 +116,7 @@ class VqHfQuantizer(HfQuantizer):
         files = [Path(file) for file in kwargs.get("checkpoint_files") or ()]
         if files and all(file.suffix == ".safetensors" for file in files):
             check_complete(model, files)
+            adopt_stored(model, files)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         refresh(model, self.quantization_config)
@@ -141,6 +147,7 @@ def install(model: nn.Module, config: VqConfig) -> None:
             dtype=linear.weight.dtype,
         )
         model.set_submodule(name, layer.requires_grad_(False))
+    put_embedding(model, config.embeddings, books, getattr(model, "base_model_prefix", ""))
     model.add_module(SHARED, nn.ModuleDict(books))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping
@@ -193,6 +194,15 @@ class QuantizedLinear(nn.Module):
         """The codebook, shared with other layers."""
         return self.__dict__["_codebook"][0]
 
+    def adopt(self, header: PackedHeader) -> None:
+        """Make room for a stored weight of an older layout; its codes must be of this layer's format.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        self.header = _older(header, self.header)
+        self.weight = self.weight.new_zeros(self.header.total_bytes)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(*batch, in)`` to ``(*batch, out)`` in x's dtype; differentiable in x.
 
@@ -279,12 +289,8 @@ class QuantizedLinear(nn.Module):
         """Take over the layout of a stored weight that is older than this layer's."""
         stored = state_dict.get(f"{prefix}weight")
         if isinstance(stored, Tensor) and stored.shape != self.weight.shape and not stored.is_meta:
-            try:
-                header = _older(read_header(stored), self.header)
-            except ValueError:
-                header = self.header  # torch then says that the shapes differ
-            self.header = header
-            self.weight = self.weight.new_zeros(header.total_bytes)
+            with contextlib.suppress(ValueError):  # torch then says that the shapes differ
+                self.adopt(read_header(stored))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
 
     def _check_once(self) -> None:
@@ -341,8 +347,8 @@ def _older(header: PackedHeader, own: PackedHeader) -> PackedHeader:
         return own
     if not fits or (header.layout, own.layout) != (ROWS, PANELS):
         raise ValueError(
-            f"packed weight of another format: this layer expects {own}, the tensor holds {header}; build the layer with "
-            "the codebook and sizes of the checkpoint"
+            f"packed weight of another format: this layer expects {own}, the tensor holds {header}; build the "
+            "layer with the codebook and sizes of the checkpoint"
         )
     return replace(header, crc=0)
 

@@ -14,7 +14,8 @@ import torch
 import vq
 from vq.compressors.calibrate import Activations, capture
 from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
-from vq.compressors.options import CompressOptions
+from vq.compressors.options import KEEP, CompressOptions
+from vq.compressors.pack_embedding import pack_embeddings
 from vq.compressors.quantize import BlockQuantizer, Shelf, from_parts, install_dense
 from vq.compressors.recipes import read_recipe
 from vq.compressors.skeleton import Skeleton, build_skeleton
@@ -116,6 +117,8 @@ def compress(
         folder, report = assemble(
             source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, windows
         )
+        if chosen.embeddings != KEEP:
+            report = pack_embeddings(folder, run.skeleton.model, chosen, max_shard_bytes)
         publish(folder, target)
     work.remove()
     run.tell("write", len(run.skeleton.blocks))

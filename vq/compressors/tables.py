@@ -36,8 +36,8 @@ def kernel_table(codebook: nn.Module) -> Tensor:
     """The table of ``vq::packed_linear`` in layout 4 for a listable codebook.
 
     Returns:
-        E8P: uint8 ``(256, 8)``. Else float32 ``(codes_per_vector, entries, width)``, with width ``dim`` where vectors add up
-        and ``dim / codes_per_vector`` where they stand side by side.
+        E8P: uint8 ``(256, 8)``. Else float32 ``(codes_per_vector, entries, width)``, with width ``dim`` where vectors
+        add up and ``dim / codes_per_vector`` where they stand side by side.
     """
     book: Any = codebook
     if isinstance(book, E8P):

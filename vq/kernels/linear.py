@@ -50,8 +50,8 @@ Args:
     scales: float16 ``(out,)``.
     signs_in, signs_out: uint8 sign bits; None means no rotation on that side.
     table: see ``decode.decode_rows``.
-    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of the hash code
-        and of layout 4 (all other cases compute in float32).
+    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of the
+        hash code and of layout 4 (all other cases compute in float32).
 
 Returns:
     ``(*batch, out)`` in x's dtype.
