@@ -5,6 +5,7 @@ import torch
 
 from vq.codebooks import build
 from vq.compressors.embedding import QuantizedEmbedding, TiedHead
+from vq.compressors.linear import QuantizedLinear
 from vq.compressors.load import load
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
@@ -30,6 +31,7 @@ def tied(llama, tmp_path_factory):
 
 
 def relative(found, exact):
+    found, exact = found.detach(), exact.detach()
     return float((found.double() - exact.double()).norm() / exact.double().norm())
 
 
@@ -42,7 +44,7 @@ def test_a_tied_head_shares_the_codes_of_the_embeddings(tied, llama):
     index = torch.tensor([[0, 5, 11]])
     assert relative(table(index), exact[index]) < 0.02
     assert relative(table.dequantize(), exact) < 0.02
-    torch.testing.assert_close(table(index), table.dequantize()[index], rtol=1e-4, atol=1e-5)
+    assert relative(table(index), table.dequantize()[index]) < 1e-3  # float16 comes back
     x = torch.randn(2, 3, exact.shape[1], generator=torch.Generator().manual_seed(0))
     assert relative(head(x), x @ table.dequantize().T) < 1e-3
 
@@ -93,7 +95,7 @@ def test_the_module_follows_its_dtype():
     book = build("uniform(bits=8)")
     table = QuantizedEmbedding(20, 16, book, dtype=torch.bfloat16)
     dense = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
-    made = QuantizedEmbedding.from_codes(
+    made = QuantizedLinear.from_codes(
         book, book.encode(dense.unsqueeze(-1)), torch.ones(20), in_features=16
     )
     table.weight, table.scales, table.signs_in = made.weight, made.scales, None
