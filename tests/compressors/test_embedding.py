@@ -114,7 +114,9 @@ def test_what_cannot_be_done_is_said(llama, tmp_path):
         QuantizedEmbedding(8, 8, build("trellis(bits=2, memory=12, code=hash)"))
     with pytest.raises(VqError, match="embeddings: trellis"):
         compress(
-            llama, tmp_path / "o", options=options(embeddings="trellis(bits=2, memory=12, code=hash)")
+            llama,
+            tmp_path / "o",
+            options=options(embeddings="trellis(bits=2, memory=12, code=hash)"),
         )
     with pytest.raises(VqError):
         options(embeddings="uniform(bits=")

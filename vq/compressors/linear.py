@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vq.compressors.tables import cached_table, listable, step_of
 from vq.kernels import linear as ops
 from vq.kernels.decode import decode_rows, place_vectors, unpack_codes
+from vq.kernels.dispatch import backend
 from vq.kernels.formats import (
     BLOCKS,
     E8P_CODE,
@@ -31,6 +32,9 @@ from vq.kernels.formats import (
 )
 from vq.kernels.hadamard import hadamard
 from vq.kernels.layouts import pack_payload, pack_signs
+from vq.kernels.ready import ReadyLinear, prepare
+
+_PARTS = ("weight", "scales", "signs_in", "signs_out")
 
 
 def header_for(codebook: nn.Module, out_features: int, in_features: int) -> PackedHeader:
@@ -130,6 +134,7 @@ class QuantizedLinear(nn.Module):
         own = header_for(codebook, out_features, in_features)
         self.header = own if header is None else _older(header, own)
         self._checked: tuple[int, int] | None = None
+        self._ready: ReadyLinear | None = None
         byte = functools.partial(torch.zeros, dtype=torch.uint8, device=device)
         self.register_buffer("weight", byte(self.header.total_bytes))
         self.register_buffer("scales", torch.ones(out_features, dtype=torch.float16, device=device))
@@ -210,12 +215,18 @@ class QuantizedLinear(nn.Module):
             ValueError: if the stored weight is corrupted or of another format than this layer's (checked
                 on first use).
         """
+        quick = self._quick(x)
+        if quick is not None:
+            return quick
         self._check_once()
         if self._by_codebook:
             _warn_slow(self)
             y = self._forward_codebook(x)
         else:
             table = self._table()
+            if self._ready is None and not torch.compiler.is_compiling():
+                tensors = (self.weight, self.scales, self.signs_in, self.signs_out)
+                self._ready = prepare(self.header, tensors, table, self.mode)
             y = ops.quick_linear(
                 x,
                 self.weight,
@@ -226,6 +237,23 @@ class QuantizedLinear(nn.Module):
                 self.mode,
             )
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _quick(self, x: Tensor) -> Tensor | None:
+        """The product through addresses at hand, where all is as it was; None otherwise."""
+        if torch.compiler.is_compiling():
+            return None
+        state = self.__dict__
+        ready: ReadyLinear | None = state["_ready"]
+        if ready is None:
+            return None
+        buffers = state["_buffers"]
+        tensors = tuple([buffers[name] for name in _PARTS])
+        if not ready.holds(tensors, self._table(), self.mode) or backend() != "cpu":
+            state["_ready"] = None
+            return None
+        y = ready(x)
+        bias = state["_parameters"]["bias"]
+        return y if y is None or bias is None else y + bias.to(y.dtype)
 
     def rotated_weight(self) -> Tensor:
         """``scales * W`` in the rotated basis: float32 ``(out, in)``."""
@@ -274,6 +302,10 @@ class QuantizedLinear(nn.Module):
         if self.header.layout == ROWS:
             return self.header.codes_per_vector > 1 or not listable(self.codebook)
         return self.header.layout == BLOCKS
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without addresses, which mean nothing elsewhere."""
+        return {**self.__dict__, "_ready": None, "_checked": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
         """Move buffers, but keep scales float16: a cast to bfloat16 would change the weight."""

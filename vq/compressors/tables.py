@@ -55,12 +55,17 @@ def kernel_table(codebook: nn.Module) -> Tensor:
     return values.detach().float().reshape(1, book.entries, book.dim)
 
 
+def _version(value: Tensor) -> int:
+    """Changes in place so far; tensors made in inference mode do not count them."""
+    return 0 if value.is_inference() else value._version
+
+
 class _Entry:
     """A table and the tensors it was made of, as they were then."""
 
     def __init__(self, book: nn.Module) -> None:
         self.sources = [
-            (owner, name, value, value._version)
+            (owner, name, value, _version(value))
             for module in book.modules()
             for owner in (module._buffers, module._parameters)
             for name, value in owner.items()
@@ -71,10 +76,10 @@ class _Entry:
     @property
     def fresh(self) -> bool:
         """Whether nothing has changed since."""
-        return all(
-            owner.get(name) is value and value._version == version
-            for owner, name, value, version in self.sources
-        )
+        for owner, name, value, version in self.sources:
+            if owner.get(name) is not value or _version(value) != version:
+                return False
+        return True
 
 
 _TABLES: weakref.WeakKeyDictionary[nn.Module, _Entry] = weakref.WeakKeyDictionary()
