@@ -219,8 +219,9 @@ class QuantizedLinear(nn.Module):
         if quick is not None:
             return quick
         self._check_once()
-        if self._by_codebook:
+        if self.header.layout in (ROWS, BLOCKS):
             _warn_slow(self)
+        if self._by_codebook:
             y = self._forward_codebook(x)
         else:
             table = self._table()
@@ -394,9 +395,13 @@ def _warn_slow(layer: QuantizedLinear) -> None:
     if name in _slow or torch.compiler.is_compiling():
         return
     _slow.add(name)
+    why = (
+        "no kernel multiplies by these codes"
+        if layer._by_codebook
+        else "the weights have an older layout; compress the model again for the kernel of these codes"
+    )
     warnings.warn(
-        f"{name}: no kernel multiplies by these codes; every call decodes the matrix with the codebook, which is slow. "
-        "layer.explain() says what serves a layer",
+        f"{name}: {why}. Every call decodes the matrix, which is slow; layer.explain() says what serves a layer",
         RuntimeWarning,
         stacklevel=3,
     )
