@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vq.kernels.dispatch import backend, declare, library
-from vq.kernels.linear_native import cpu, transposed_cpu
+from vq.kernels.dispatch import backend, declare, library, native
+from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
+from vq.kernels.linear_native import cpu, kernel_name, transposed_cpu
 from vq.kernels.linear_reference import (
     INTEGER_ROWS,
     MODES,
@@ -21,6 +22,7 @@ from vq.kernels.linear_reference import (
 __all__ = [
     "INTEGER_ROWS",
     "MODES",
+    "explain",
     "integer_mode",
     "packed_linear",
     "packed_linear_transposed",
@@ -52,8 +54,8 @@ Args:
     scales: float16 ``(out,)``.
     signs_in, signs_out: uint8 sign bits; None means no rotation on that side.
     table: see ``decode.decode_rows``.
-    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the hash
-        kernel (all other cases compute in float32).
+    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of the
+        hash code and of layout 4 (all other cases compute in float32).
 
 Returns:
     ``(*batch, out)`` in x's dtype.
@@ -117,3 +119,26 @@ def quick_linear(
     call = packed_linear if listens or backend() != "cpu" else cpu
     y: Tensor = call(x, weight, scales, signs_in, signs_out, table, mode)
     return y
+
+
+def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows: int = 1) -> str:
+    """Which kernel of ``packed_linear`` serves ``rows`` rows of x on the CPU now, and why."""
+    module = native() if backend() == "cpu" else None
+    if module is None:
+        return "reference: plain torch by panels, float32 matmul; no compiled kernels in use"
+    isa = str(module.isa())
+    hashed = header.layout == TILES and header.code == HASH_CODE
+    if integer_mode(header, rows, mode):
+        return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
+    if header.layout == PANELS and rows <= INTEGER_ROWS:
+        return f"{isa} {mode}: {kernel_name(weight, table, mode)}, {rows} row(s)"
+    reason = (
+        f"more than {INTEGER_ROWS} rows"
+        if rows > INTEGER_ROWS
+        else "mode is float"
+        if hashed
+        else "layout 1 is an older one, compress again for a kernel"
+        if header.layout != TILES
+        else "a trained table, not the hash code"
+    )
+    return f"{isa} decode by panels, float32 matmul: {reason}"
