@@ -9,6 +9,7 @@ import torch
 
 from vq.kernels.hadamard import hadamard
 from vq.kernels.linear import packed_linear, quick_linear
+from vq.kernels.linear_group import packed_linear_group
 
 
 def rotation(x, first, last):
@@ -17,6 +18,15 @@ def rotation(x, first, last):
 
 def operation(x, args, mode):
     return packed_linear(x, *args, mode)
+
+
+def together(x, layers, signs, mode):
+    weights, scales, last, tables = (list(own) for own in zip(*layers, strict=True))
+    return packed_linear_group(x, weights, scales, signs, last, tables, mode)
+
+
+def explained(module, rows):
+    return module.explain(rows)
 
 
 def transposed(grad, args, width):

@@ -9,11 +9,13 @@ import torch
 from interpreted_calls import (
     caught,
     checked,
+    explained,
     forward,
     header_reads,
     operation,
     panel_product,
     set_in,
+    together,
     transposed,
     tuned,
 )
@@ -97,6 +99,25 @@ def test_any_split_of_the_columns_gives_the_sum(interpreted, kind):
         y = interpreted(operation, x, packed.args, "float")
         interpreted(set_in, "vq.kernels.triton.common", "_PROGRAMS_EACH", before)
         assert error(y, exact) < 1e-6 and not torch.equal(y, whole)  # another order of sums
+
+
+def test_layers_on_one_input(interpreted):
+    made = [layer(70, 45, seed=1), layer(9, 45, kind="rows", rotate_out=False, seed=2)]
+    signs, x = made[0].args[2], inputs(2, 45)
+    layers = [(*packed.args[:2], packed.args[3], packed.args[4]) for packed in made]
+    for mode, bound in (("float", 1e-6), ("int15", 1e-3)):
+        found = interpreted(together, x, layers, signs, mode)
+        for y, (weight, scales, last, table) in zip(found, layers, strict=True):
+            expected = reference(x.double(), weight, scales, signs, last, table, "float")
+            assert y.shape == expected.shape and error(y, expected) < bound
+    with pytest.raises((ValueError, RuntimeError)):
+        interpreted(together, x[:, :40], layers, signs, "float")
+
+
+def test_what_serves_is_said(interpreted):
+    made = random_layer(build("trellis(bits=2, memory=12, code=hash)"), 64, 32, seed=0)
+    assert interpreted(explained, made, 4).startswith("triton fused decode and multiply, float16")
+    assert "more than 16 rows" in interpreted(explained, made, 17)
 
 
 @pytest.mark.parametrize("kind", ["hash", "table", "rows"])

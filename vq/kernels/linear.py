@@ -122,8 +122,12 @@ def quick_linear(
 
 
 def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows: int = 1) -> str:
-    """Which kernel of ``packed_linear`` serves ``rows`` rows of x on the CPU now, and why."""
-    module = native() if backend() == "cpu" else None
+    """Which kernel of ``packed_linear`` serves ``rows`` rows of x where the weight is now, and why."""
+    if backend(weight.device.type) == "triton":
+        from vq.kernels.triton.linear import explain as on_gpu
+
+        return on_gpu(header, mode, rows)
+    module = native() if backend(weight.device.type) == "cpu" else None
     if module is None:
         return "reference: plain torch by panels, float32 matmul; no compiled kernels in use"
     isa = str(module.isa())

@@ -22,7 +22,10 @@ def _fake(x: Tensor, weights: list[Tensor], scales: list[Tensor], *rest: Any) ->
 
 
 def _check(
-    weights: list[Tensor], scales: list[Tensor], signs_out: list[Tensor | None], tables: list[Tensor]
+    weights: list[Tensor],
+    scales: list[Tensor],
+    signs_out: list[Tensor | None],
+    tables: list[Tensor],
 ) -> None:
     counts = {len(weights), len(scales), len(signs_out), len(tables)}
     if len(counts) != 1 or not weights:
@@ -105,6 +108,7 @@ packed_linear_group = declare(
     fake=_fake,
     reference=_reference,
     cpu=_cpu,
+    triton="vq.kernels.triton.linear:packed_linear_group",
 )
 """``packed_linear_group(x, weights, scales, signs_in, signs_out, tables, mode)``: layers with one input.
 
@@ -142,4 +146,6 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     return total, nothing, nothing, None, nothing, nothing, None
 
 
-torch.library.register_autograd("vq::packed_linear_group", _backward, setup_context=_setup, lib=library)
+torch.library.register_autograd(
+    "vq::packed_linear_group", _backward, setup_context=_setup, lib=library
+)

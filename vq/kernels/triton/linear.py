@@ -11,6 +11,7 @@ float32.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -43,33 +44,91 @@ def packed_linear(
     Raises:
         ValueError: if anything does not fit the header of the weight.
     """
-    header = header_of(weight)
-    if not _fits(header, x, weight, scales, signs_in, signs_out, table, mode):
-        oracle.check(
-            x, weight, scales, signs_in, signs_out, table, mode
-        )  # raises, or is a format unknown here
-    kernels = _kernels(header, x)
+    kernels = _checked(x, weight, scales, signs_in, signs_out, table, mode)
     if kernels is None:
         return oracle.reference(x, weight, scales, signs_in, signs_out, table, mode)
-    half = x.dtype != torch.float32 or mode != "float"
     with torch.cuda.device_of(x):
-        given = x.reshape(-1, header.in_features)
-        given = (
-            given.float().contiguous()
-            if signs_in is None
-            else rotate(given, signs_in, None, torch.float32)
+        rows, unit = _activations(x, signs_in, mode)
+        y = _multiply(kernels, rows, unit, weight, scales, signs_out, table, x.dtype)
+    return y.reshape(*x.shape[:-1], scales.shape[0])
+
+
+def packed_linear_group(
+    x: Tensor,
+    weights: list[Tensor],
+    scales: list[Tensor],
+    signs_in: Tensor | None,
+    signs_out: list[Tensor | None],
+    tables: list[Tensor],
+    mode: str,
+) -> list[Tensor]:
+    """Operation ``packed_linear_group``: layers with one input, which is rotated once.
+
+    Raises:
+        ValueError: if the lists have different lengths, or anything does not fit a header.
+    """
+    if len({len(weights), len(scales), len(signs_out), len(tables)}) != 1 or not weights:
+        raise ValueError(
+            "packed_linear_group: expected as many weights, scales, signs_out and tables, at least one of each; got "
+            f"{len(weights)}, {len(scales)}, {len(signs_out)} and {len(tables)}"
         )
-        unit = given.abs().amax(1) if half else None
-        wide = torch.float32 if signs_out is not None else x.dtype
-        if len(given) <= FEW:
-            partial = kernels.product(given, unit, weight, header, table)
-            y = finish(partial, scales, unit, _factor(header, table, False), wide)
-        else:
-            partial = _dense_product(kernels, given, unit, weight, header, table)
-            y = finish(partial, scales, unit, _factor(header, table, True), wide)
-        if signs_out is not None:
-            y = rotate(y, None, signs_out, x.dtype)
-    return y.reshape(*x.shape[:-1], header.out_features)
+    layers = list(zip(weights, scales, signs_out, tables, strict=True))
+    found = [_checked(x, w, s, signs_in, last, table, mode) for w, s, last, table in layers]
+    outputs, given = [], None
+    with torch.cuda.device_of(x):
+        for kernels, (weight, own, last, table) in zip(found, layers, strict=True):
+            if kernels is None:
+                outputs.append(oracle.reference(x, weight, own, signs_in, last, table, mode))
+                continue
+            given = given or _activations(x, signs_in, mode)
+            y = _multiply(kernels, *given, weight, own, last, table, x.dtype)
+            outputs.append(y.reshape(*x.shape[:-1], own.shape[0]))
+    return outputs
+
+
+def _checked(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    signs_in: Tensor | None,
+    signs_out: Tensor | None,
+    table: Tensor,
+    mode: str,
+) -> ModuleType | None:
+    """The module whose kernels serve a layer, None for the reference; raises ValueError for what does not fit."""
+    header = header_of(weight)
+    if not _fits(header, x, weight, scales, signs_in, signs_out, table, mode):
+        oracle.check(x, weight, scales, signs_in, signs_out, table, mode)  # says what is wrong
+    return _kernels(header, x)
+
+
+def _activations(x: Tensor, signs_in: Tensor | None, mode: str) -> tuple[Tensor, Tensor | None]:
+    """Rotated rows in float32, and their largest magnitudes where products are to be of float16."""
+    rows = x.reshape(-1, x.shape[-1])
+    if signs_in is None:
+        rows = rows.float().contiguous()
+    else:
+        rows = rotate(rows, signs_in, None, torch.float32)
+    return rows, rows.abs().amax(1) if x.dtype != torch.float32 or mode != "float" else None
+
+
+def _multiply(
+    kernels: ModuleType,
+    rows: Tensor,
+    unit: Tensor | None,
+    weight: Tensor,
+    scales: Tensor,
+    signs_out: Tensor | None,
+    table: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Rotated activations to outputs ``(rows, out)``."""
+    header, few = header_of(weight), len(rows) <= FEW
+    multiply = kernels.product if few else functools.partial(_dense_product, kernels)
+    partial = multiply(rows, unit, weight, header, table)
+    between = dtype if signs_out is None else torch.float32
+    y = finish(partial, scales, unit, _factor(header, table, not few), between)
+    return y if signs_out is None else rotate(y, None, signs_out, dtype)
 
 
 def packed_linear_transposed(
