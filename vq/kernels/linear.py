@@ -18,6 +18,7 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
+from vq.kernels.panels import TOKENS
 
 __all__ = [
     "INTEGER_ROWS",
@@ -130,11 +131,12 @@ def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows
     hashed = header.layout == TILES and header.code == HASH_CODE
     if integer_mode(header, rows, mode):
         return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
-    if header.layout == PANELS and rows <= INTEGER_ROWS:
+    if header.layout == PANELS and rows <= TOKENS:
         return f"{isa} {mode}: {kernel_name(weight, table, mode)}, {rows} row(s)"
+    most = TOKENS if header.layout == PANELS else INTEGER_ROWS
     reason = (
-        f"more than {INTEGER_ROWS} rows"
-        if rows > INTEGER_ROWS
+        f"more than {most} rows"
+        if rows > most
         else "mode is float"
         if hashed
         else "layout 1 is an older one, compress again for a kernel"
