@@ -57,17 +57,23 @@ def assemble(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     packed, layers = _finished(skeleton, work)
+    tuned = {
+        n: packed.pop(n)
+        for n in list(packed)
+        if n in source.entries and n[: -len(".weight")] not in layers
+    }
     shared = _codebook_tensors(shelf)
     plain = {
         name: Pending(entry.dtype, entry.shape, entry.read)
         for name, entry in source.entries.items()
         if name not in packed
-    }
+    } | tuned
     report = {
         **_report(layers, {**packed, **shared}, plain, options),
         "files": _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes),
         "coverage": round(skeleton.coverage(set(layers)), 6),
         "calibration": _calibration(windows),
+        "tuning": work.tuning_report(),
     }
     config = {**source.config, "quantization_config": quantization_config(skeleton, shelf, options)}
     write_json(folder / "config.json", config)
@@ -84,6 +90,7 @@ def _finished(skeleton: Skeleton, work: WorkFolder) -> tuple[dict[str, Pending],
         entries, _ = read_header(work.block_file(index))
         layers.update(work.load_block(index)[1])
         packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
+    packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in work.tuned().items()})
     return packed, layers
 
 

@@ -70,9 +70,7 @@ def choose(items: Sequence[Sequence[Option]], budget: int) -> Choice:
             f"no plan fits {budget} bytes: the smallest possible takes {sum(floor)} bytes; "
             "allow more, or offer codebooks of lower rates"
         )
-    extra = [
-        [o.size - low for o in options] for options, low in zip(items, floor, strict=True)
-    ]
+    extra = [[o.size - low for o in options] for options, low in zip(items, floor, strict=True)]
     room = min(budget - sum(floor), sum(max(sizes) for sizes in extra))
     unit = math.gcd(*(size for sizes in extra for size in sizes)) or 1
     exact = room // unit <= _MAX_UNITS

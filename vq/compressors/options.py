@@ -12,6 +12,7 @@ import torch
 from vq.codebooks import Spec
 from vq.codebooks.spec import nearest_names
 from vq.compressors.rounding import RoundingOptions
+from vq.compressors.tune_options import TuneOptions
 from vq.errors import VqError
 
 KEEP = "keep"  # in place of a codebook: leave the layer as it is
@@ -36,6 +37,7 @@ class CompressOptions:
             pass a group).
         precision: of the Hessian sums, ``float32`` or ``float64``.
         seed: of window places and rotation signs.
+        tuning: see TuneOptions; empty for none.
     """
 
     codebook: str = "trellis(bits=2, memory=12, code=hash)"
@@ -49,6 +51,7 @@ class CompressOptions:
     sequential: bool = False
     precision: str = "float32"
     seed: int = 0
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:
@@ -73,6 +76,8 @@ class CompressOptions:
                 f"sequential is true or false and seed a whole number, "
                 f"got {self.sequential!r} and {self.seed!r}"
             )
+        if TuneOptions.from_dict(self.tuning).used and self.windows == 0:
+            raise VqError("tuning needs calibration text: windows must be at least 1")
         if self.windows == 0 and self.rounding == "ldlq":
             raise VqError(
                 "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
@@ -99,7 +104,7 @@ class CompressOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "layers": dict(self.layers)}
+        return {**asdict(self), "layers": dict(self.layers), "tuning": dict(self.tuning)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "options") -> CompressOptions:

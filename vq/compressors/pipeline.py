@@ -15,11 +15,20 @@ import vq
 from vq.compressors.calibrate import Activations, capture
 from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
 from vq.compressors.options import CompressOptions
-from vq.compressors.quantize import BlockQuantizer, Shelf, from_parts, install_dense
+from vq.compressors.quantize import Shelf
 from vq.compressors.recipes import read_recipe
 from vq.compressors.skeleton import Skeleton, build_skeleton
 from vq.compressors.source import ModelSource, open_source
-from vq.compressors.texts import Windows, choose_windows, load_tokenizer, read_texts, tokenize
+from vq.compressors.texts import (
+    Windows,
+    choose_windows,
+    digest,
+    load_tokenizer,
+    read_texts,
+    tokenize,
+)
+from vq.compressors.tune_blocks import block_quantizer, install_block
+from vq.compressors.tune_stage import tune_stage
 from vq.compressors.workfolder import WorkFolder
 from vq.errors import VqError
 
@@ -31,9 +40,9 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        stage: ``read``, ``calibrate``, ``block`` or ``write``.
-        done: blocks finished.
-        total: blocks in all.
+        stage: ``read``, ``calibrate``, ``block``, ``teach``, ``tune`` or ``write``.
+        done: blocks finished; windows or steps in ``teach`` and ``tune``.
+        total: blocks, windows or steps in all.
         name: of the block just finished, or empty.
         seconds: spent on it; 0 if it was found finished.
         layers: figures of its layers by name.
@@ -113,6 +122,8 @@ def compress(
         fingerprint = run.fingerprint(windows, max_shard_bytes)
         changed = work.begin(fingerprint, {"threads": torch.get_num_threads()}, restart)
         resumed = run.blocks(windows)
+        if windows is not None:
+            tune_stage(run.skeleton, run.quantizer, work, chosen, run.text, run.tell)
         folder, report = assemble(
             source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, windows
         )
@@ -137,13 +148,14 @@ class _Run:
         self.source, self.work, self.options, self.progress = source, work, options, progress
         self.skeleton: Skeleton = build_skeleton(source)
         self.shelf = Shelf(options, options.seed)
-        self.quantizer = BlockQuantizer(self.skeleton, self.shelf, options)
+        self.quantizer = block_quantizer(self.skeleton, self.shelf, options)
+        self.text = torch.empty(0, dtype=torch.int64)  # tokens of the calibration text
         self._check_layers()
         self.tell("read", 0)
 
-    def tell(self, stage: str, done: int, **more: Any) -> None:
+    def tell(self, stage: str, done: int, total: int | None = None, **more: Any) -> None:
         """Report progress."""
-        self.progress(Progress(stage, done, len(self.skeleton.blocks), **more))
+        self.progress(Progress(stage, done, total or len(self.skeleton.blocks), **more))
 
     def _check_layers(self) -> None:
         """Raise for a model most of whose block weights are not in linear layers, or a pattern that matches none."""
@@ -174,6 +186,7 @@ class _Run:
                 f"{self.source.name}: the tokenizer gives token {int(tokens.max())}, but the model knows "
                 f"{size} tokens; they do not belong together"
             )
+        self.text = tokens
         return choose_windows(tokens, self.options.windows, self.options.context, self.options.seed)
 
     def fingerprint(self, windows: Windows | None, max_shard_bytes: int) -> dict[str, Any]:
@@ -184,6 +197,7 @@ class _Run:
             "model": self.source.identity(),
             "options": self.options.to_dict(),
             "calibration": None if windows is None else windows.digest,
+            "text": digest(self.text),
             "max_shard_bytes": max_shard_bytes,
             "format_version": FORMAT_VERSION,
             "versions": {
@@ -205,6 +219,7 @@ class _Run:
         if windows is not None:
             self.tell("calibrate", 0)
             activations = capture(self.skeleton, windows.tokens)
+            self.quantizer.begin(activations)
         for index in range(last + 1):
             if finished[index]:
                 self._replay(index, activations)
@@ -233,10 +248,8 @@ class _Run:
             return
         name, block = self.skeleton.block_name(index), self.skeleton.blocks[index]
         self.skeleton.fill(block, name)
-        tensors, _ = self.work.load_block(index)
-        for layer, linear in self.quantizer.targets(index).items():
-            book = self.shelf.books[self.shelf.id_of(layer) or ""]
-            install_dense(linear, from_parts(layer, tensors, book, linear))
+        self.quantizer.follow(index)
+        install_block(self.quantizer, index, self.work.load_block(index)[0])
         activations.advance(block, index, name)
         self.skeleton.empty(block)
 

@@ -97,6 +97,12 @@ class BlockQuantizer:
         linears = self.skeleton.linears(index)
         return {name: m for name, m in linears.items() if self.shelf.id_of(name) is not None}
 
+    def begin(self, activations: Activations | None) -> None:
+        """Hear of the inputs of the first block, before it is quantized."""
+
+    def follow(self, index: int) -> None:
+        """Pass a block that an earlier process finished; it holds the original weights."""
+
     def quantize(self, index: int, activations: Activations | None) -> BlockResult:
         """Quantize a filled block and put the dequantized weights in place.
 

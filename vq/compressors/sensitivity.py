@@ -26,7 +26,7 @@ from vq.compressors.calibrate import Activations, capture, collect_hessians, gro
 from vq.compressors.quantize import derived_seed
 from vq.compressors.rotation import hadamard, random_signs
 from vq.compressors.rounding import block_ldl
-from vq.compressors.skeleton import Skeleton, first
+from vq.compressors.skeleton import Skeleton
 
 PROBE = 0.0707  # distortion of the noise: the default trellis at 2 bits
 _BLOCK = 4  # columns that the default codebooks round at a time
@@ -133,10 +133,10 @@ def probe(
     return Findings(_interpolated(skeleton, notes), nll)
 
 
-def _through(block: nn.Module, index: int, texts: Activations, hidden: list[Tensor]) -> list[Tensor]:
-    return [
-        Activations(hidden, texts.calls).run(block, index, i) for i in range(len(hidden))
-    ]
+def _through(
+    block: nn.Module, index: int, texts: Activations, hidden: list[Tensor]
+) -> list[Tensor]:
+    return [Activations(hidden, texts.calls).run(block, index, i) for i in range(len(hidden))]
 
 
 def _noises(

@@ -17,23 +17,9 @@ from torch import Tensor, nn
 from vq.compressors.calibrate import Activations
 from vq.compressors.skeleton import first
 from vq.compressors.tune_gains import Gains, free_parameters
+from vq.compressors.tune_options import TuneOptions
 
 _HOLD_OUT = 8  # every eighth window decides whether a tuning is kept
-
-
-@dataclass(frozen=True)
-class BlockTuneOptions:
-    """How a block is tuned.
-
-    Attributes:
-        epochs: passes over the calibration windows, in all stages together.
-        rate: step of Adam for weights, relative to their root mean square.
-        gain_rate: step for row scales, norms and biases, relative as well.
-    """
-
-    epochs: float = 0.0
-    rate: float = 5e-4
-    gain_rate: float = 1e-3
 
 
 @dataclass(eq=False)
@@ -53,7 +39,7 @@ class BlockTuner:
     index: int
     inputs: Activations
     wanted: Sequence[Tensor]
-    options: BlockTuneOptions
+    options: TuneOptions
     gains: Gains = field(default_factory=Gains)
 
     def __post_init__(self) -> None:
@@ -85,7 +71,7 @@ class BlockTuner:
         Returns:
             Held-out losses ``before`` and ``after``.
         """
-        steps = round(self.options.epochs * share * len(self.train))
+        steps = round(self.options.block_epochs * share * len(self.train))
         if steps < 1 or not self.held_out:
             return {}
         self.gains.attach(rounded)
@@ -105,7 +91,10 @@ class BlockTuner:
     def _descend(
         self, weights: Sequence[nn.Parameter], others: Sequence[nn.Parameter], steps: int, seed: int
     ) -> None:
-        groups = [*_groups(weights, self.options.rate), *_groups(others, self.options.gain_rate)]
+        groups = [
+            *_groups(weights, self.options.block_rate),
+            *_groups(others, self.options.block_gain_rate),
+        ]
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.95), eps=1e-10)
         rates = [group["lr"] for group in groups]
         for step, window in enumerate(_order(self.train, steps, seed)):

@@ -93,8 +93,11 @@ class ModelTuner:
         }
         self._kept: dict[str, Tensor] = {}
 
-    def run(self, checkpoint: Callable[[ModelTuner], None] | None = None,
-            progress: Callable[[int, int], None] | None = None) -> None:
+    def run(
+        self,
+        checkpoint: Callable[[ModelTuner], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Tune to the end, from wherever the state stands, and leave the best state in the model.
 
         Args:
@@ -136,7 +139,7 @@ class ModelTuner:
         places = torch.arange(self.step * batch, (self.step + 1) * batch)
         rows = []
         for place in places.tolist():
-            generator = torch.Generator().manual_seed(self.seed * 1000003 + place // count)
+            generator = torch.Generator().manual_seed((self.seed + place // count) % 2**60)
             rows.append(torch.randperm(count, generator=generator)[place % count])
         return torch.stack(rows)
 
