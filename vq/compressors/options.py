@@ -26,7 +26,7 @@ class CompressOptions:
     Attributes:
         codebook: spec of the codebook of all layers.
         layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
-            last one that matches counts.
+            last one that matches counts. One that starts with ``?`` may match no layer of the model at hand.
         rounding: ``ldlq`` or ``nearest``.
         rotation: ``input``, ``both`` or ``none``.
         damping: see RoundingOptions.

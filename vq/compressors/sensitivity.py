@@ -208,7 +208,7 @@ def _compare(
     skeleton: Skeleton, tokens: Tensor, clean: list[Tensor], variants: list[_Variant]
 ) -> tuple[dict[str, float], float]:
     """Divergence of each variant's predictions from the clean model's, and the clean model's NLL."""
-    skeleton.fill(skeleton.model, "", skip=[skeleton.blocks])
+    fill_whole(skeleton, blocks=False)
     sums, nll = dict.fromkeys([v.layer for v in variants], 0.0), 0.0
     for i, row in enumerate(tokens):
         wanted = predict(skeleton, row, clean[i]).log_softmax(-1)

@@ -24,12 +24,12 @@ _HELD_OUT = 24  # windows that decide which state is kept
 Tell = Callable[[str, int, int], None]
 
 
-def fill_whole(skeleton: Skeleton) -> None:
-    """Load everything; a head that is tied to the embeddings is their parameter."""
+def fill_whole(skeleton: Skeleton, blocks: bool = True) -> None:
+    """Load everything, or all but the blocks; a head that is tied to the embeddings is their parameter."""
     model = skeleton.model
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and bool(getattr(model.config, "tie_word_embeddings", False))
-    skeleton.fill(model, "", skip=[head] if tied else [])
+    skeleton.fill(model, "", skip=[*([head] if tied else []), *([] if blocks else [skeleton.blocks])])
     if tied:
         head.weight = embeddings.weight
 
