@@ -1,7 +1,7 @@
 """What rounding a matrix costs: noise of the shape that rounding leaves, put into one matrix at a time.
 
-Rounding with error feedback leaves the error ``E = N L⁻¹`` with ``N`` white, as strong as the codebook's distortion, and
-``L`` the factor of the block LDL decomposition of the Hessian. Such noise is drawn, added to one matrix, and the
+Rounding with error feedback leaves the error ``E = N L⁻¹`` with ``N`` white, as strong as the codebook's distortion,
+and ``L`` the factor of the block LDL decomposition of the Hessian. Such noise is drawn, added to one matrix, and the
 divergence of the model's predictions from its own is measured. Divergences of small errors are proportional to the
 distortion and add up over matrices (the linearity theorem), which makes a forecast for every choice of codebooks.
 
@@ -27,6 +27,7 @@ from vq.compressors.quantize import derived_seed
 from vq.compressors.rotation import hadamard, random_signs
 from vq.compressors.rounding import block_ldl
 from vq.compressors.skeleton import Skeleton
+from vq.compressors.tune_stage import fill_whole
 
 PROBE = 0.0707  # distortion of the noise: the default trellis at 2 bits
 _BLOCK = 4  # columns that the default codebooks round at a time

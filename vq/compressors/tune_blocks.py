@@ -29,8 +29,8 @@ from vq.compressors.tune_options import TuneOptions
 class TunedBlockQuantizer(BlockQuantizer):
     """Quantizes blocks one at a time, and carries the original model's hidden states along.
 
-    For each group of layers with one input, in the order of the forward pass: compensate in closed form, round, and tune
-    what is still free in the block.
+    For each group of layers with one input, in the order of the forward pass: compensate in closed form, round, and
+    tune what is still free in the block.
 
     Args:
         skeleton: see BlockQuantizer.

@@ -1,9 +1,8 @@
-"""Making up for earlier errors in closed form: the weights that best map what the compressed model sees to what the
-original made of what it saw.
+"""Making up for earlier errors in closed form.
 
-A layer is about to be rounded. Its inputs ``x`` are not the original's ``x*`` any more. Before rounding, ``W`` becomes the
-minimum of ``E |W' x - y|² + ridge |W' - W|²``, where ``y`` is what the output should be: ``W x*``, or, for a layer whose output
-is added to the block's, what makes the block's output the original's.
+A layer is about to be rounded. Its inputs ``x`` are not the original's ``x*`` any more. Before rounding, ``W`` becomes
+the minimum of ``E |W' x - y|² + ridge |W' - W|²``, where ``y`` is what the output should be: ``W x*``, or, for a layer
+whose output is added to the block's, what makes the block's output the original's.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Drift:
     Attributes:
         hessian: mean of ``x xᵀ``.
         inputs: mean of ``(x* - x) xᵀ``, ``(in, in)``.
-        output: mean of ``(y* - y) xᵀ`` with ``y`` the block's output, ``(width, in)``; None unless the layer ends the block.
+        output: mean of ``(y* - y) xᵀ`` with ``y`` the block's output, ``(width, in)``; only where the layer ends it.
     """
 
     hessian: Hessian

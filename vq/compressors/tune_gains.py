@@ -12,8 +12,7 @@ from torch import Tensor, nn
 class Gains:
     """A factor for each output of some linear layers, applied by a hook behind the layer.
 
-    A layer's rows are scaled after everything else (without a rotation of outputs), so that a factor of a row is a factor
-    of its scale.
+    Without a rotation of outputs a layer's rows are scaled last, so that a factor of an output is one of a row's scale.
     """
 
     def __init__(self) -> None:

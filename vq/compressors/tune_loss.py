@@ -37,8 +37,8 @@ class Teacher:
 def distance(logits: Tensor, teacher: Teacher, labels: Tensor, mix: float) -> tuple[Tensor, Tensor]:
     """Mean loss over tokens, and the mean KL divergence in it.
 
-    The divergence is between distributions over the teacher's k tokens and *all others together*, which bounds that over
-    the whole vocabulary from below.
+    The divergence is between distributions over the teacher's k tokens and *all others together*, which bounds that
+    over the whole vocabulary from below.
 
     Args:
         logits: ``(tokens, vocabulary)``; **its memory is used for the gradient**, do not read it after.
@@ -50,7 +50,7 @@ def distance(logits: Tensor, teacher: Teacher, labels: Tensor, mix: float) -> tu
 
 
 class _Distance(torch.autograd.Function):
-    """The gradient in closed form: softmax minus target, where the teacher's rest is spread as the student's rest is."""
+    """The gradient in closed form: softmax minus target, the teacher's rest spread as the student's rest is."""
 
     @staticmethod
     def forward(

@@ -101,7 +101,8 @@ class TuneOptions:
                 raise VqError(f"tuning: unknown key {key!r}; {nearest_names(str(key), known)}")
         try:
             numbers: dict[str, Any] = {
-                key: float(value) if known[key] == "float" else value for key, value in values.items()
+                key: float(value) if known[key] == "float" else value
+                for key, value in values.items()
             }
             return cls(**numbers)
         except (TypeError, ValueError) as error:

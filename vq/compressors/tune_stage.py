@@ -29,7 +29,9 @@ def fill_whole(skeleton: Skeleton, blocks: bool = True) -> None:
     model = skeleton.model
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = head is not None and bool(getattr(model.config, "tie_word_embeddings", False))
-    skeleton.fill(model, "", skip=[*([head] if tied else []), *([] if blocks else [skeleton.blocks])])
+    skeleton.fill(
+        model, "", skip=[*([head] if tied else []), *([] if blocks else [skeleton.blocks])]
+    )
     if tied:
         head.weight = embeddings.weight
 
