@@ -40,12 +40,16 @@ def test_the_divergence_bounds_the_whole_one_from_below_and_meets_it():
     p, q = wanted.log_softmax(-1), logits.log_softmax(-1)
     whole = float((p.exp() * (p - q)).sum(-1).mean())
     labels = torch.zeros(6, dtype=torch.int64)
-    found = [float(distance(logits.clone(), Teacher.of(wanted, k), labels, 0.0)[1]) for k in (4, 20, 39)]
+    found = [
+        float(distance(logits.clone(), Teacher.of(wanted, k), labels, 0.0)[1]) for k in (4, 20, 39)
+    ]
     assert found == sorted(found) and found[0] < whole
     assert found[-1] == pytest.approx(whole, rel=0.01)
 
 
 def test_no_distance_to_itself():
     logits = torch.randn(5, 20, generator=torch.Generator().manual_seed(2))
-    loss, _ = distance(logits.clone(), Teacher.of(logits, 8), torch.zeros(5, dtype=torch.int64), 0.0)
+    loss, _ = distance(
+        logits.clone(), Teacher.of(logits, 8), torch.zeros(5, dtype=torch.int64), 0.0
+    )
     assert abs(float(loss)) < 1e-3
