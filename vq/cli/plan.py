@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from vq.cli.common import add_common, apply_threads, need_transformers, progress
 from vq.errors import VqError
 
 if TYPE_CHECKING:
-    from vq.compressors.plan import Plan, Planner
+    from vq.compressors.plan import Plan
     from vq.compressors.sensitivity import Findings
 
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from vq.compressors.recipes import read_recipe
 
     apply_threads(args)
-    base = read_recipe(args.recipe).to_dict()
+    base = {**read_recipe(args.recipe).to_dict(), "budget": ""}
     for name, low in (("every", 1), ("windows", 1), ("probes", 1), ("context", 2)):
         if getattr(args, name) < low:
             raise VqError(f"--{name}: expected at least {low}, got {getattr(args, name)}")
@@ -90,31 +91,35 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(_data(args, findings, plan), args.json)
     if args.json != "-":
-        print(_report(planner, findings, plan))
+        print(_report(findings, plan))
         if args.output:
             print(f"\nvq compress {args.model} -o OUT --calibration ... --recipe {args.output}")
 
 
 def _probe(args: argparse.Namespace) -> Findings:
-    from vq.compressors.sensitivity import Probe, probe
-    from vq.compressors.skeleton import build_skeleton
+    from vq.compressors.plan_stage import find_sensitivities
     from vq.compressors.source import open_source
-    from vq.compressors.texts import choose_windows, load_tokenizer, read_texts, tokenize
+
+    bars: list[tuple[Callable[[int], None], Callable[[], None]]] = []
+
+    def tell(index: int, total: int) -> None:
+        if not bars:
+            bars.append(progress(total, "probing", "block"))
+        bars[0][0](index)
+        if index == total:
+            bars[0][1]()
 
     with tempfile.TemporaryDirectory() as folder:  # for a converted copy of a .gguf file
-        source = open_source(args.model, Path(folder))
-        tokens = tokenize(read_texts(args.calibration), load_tokenizer(source.folder))
-        settings = Probe(
-            choose_windows(tokens, args.windows, args.context, args.seed).tokens,
-            choose_windows(tokens, args.probes, args.context, args.seed + 1).tokens,
+        return find_sensitivities(
+            open_source(args.model, Path(folder)),
+            args.calibration,
+            windows=args.windows,
+            probes=args.probes,
+            context=args.context,
             every=args.every,
             seed=args.seed,
+            progress=tell,
         )
-        skeleton = build_skeleton(source)
-        done, close = progress(len(skeleton.blocks), "probing", "block")
-        findings = probe(skeleton, settings, lambda index, _: done(index))
-        close()
-    return findings
 
 
 def _write(path: Path, values: dict[str, Any], plan: Plan) -> None:
@@ -144,7 +149,7 @@ def _data(args: argparse.Namespace, findings: Findings, plan: Plan) -> dict[str,
     }
 
 
-def _report(planner: Planner, findings: Findings, plan: Plan) -> str:
+def _report(findings: Findings, plan: Plan) -> str:
     """Forecasts, and how the codebooks are shared out over kinds of layers."""
     rows = [
         [name, f"{f.bits_per_weight:.3f}", f"{f.bytes / 1e6:.2f}", f"{f.kl:.3f}", f"{f.perplexity:.2f}"]
@@ -155,11 +160,15 @@ def _report(planner: Planner, findings: Findings, plan: Plan) -> str:
         )
     ]  # fmt: skip
     text = table(["forecast", "bits", "MB", "KL", "perplexity"], rows)
+    return text + "\n\n" + _kinds(findings, plan)
+
+
+def _kinds(findings: Findings, plan: Plan) -> str:
+    from vq.compressors.plan import stored_bytes
+
     kinds: dict[str, list[float]] = {}
     for layer in findings.layers:
         size = plan.codebooks[layer.layer]
-        from vq.compressors.plan import stored_bytes
-
         bits = 8 * stored_bytes(size, *layer.shape) / (layer.shape[0] * layer.shape[1])
         entry = kinds.setdefault(layer.layer.rpartition(".")[2], [0.0, 0.0, 0.0])
         entry[0] += bits
@@ -169,4 +178,4 @@ def _report(planner: Planner, findings: Findings, plan: Plan) -> str:
         [kind, f"{bits / count:.2f}", f"{slope:.2f}"]
         for kind, (bits, slope, count) in kinds.items()
     ]
-    return text + "\n\n" + table(["layers", "mean bits", "KL for distortion 1"], body)
+    return table(["layers", "mean bits", "KL for distortion 1"], body)

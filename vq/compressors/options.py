@@ -38,6 +38,8 @@ class CompressOptions:
         precision: of the Hessian sums, ``float32`` or ``float64``.
         seed: of window places and rotation signs.
         tuning: see TuneOptions; empty for none.
+        budget: bits per weight (``2.25``) or size (``40MB``) that a plan is made for before anything is rounded; the
+            plan replaces ``codebook`` and ``layers``. Empty for no plan.
     """
 
     codebook: str = "trellis(bits=2, memory=12, code=hash)"
@@ -52,6 +54,7 @@ class CompressOptions:
     precision: str = "float32"
     seed: int = 0
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    budget: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -78,6 +81,8 @@ class CompressOptions:
             )
         if TuneOptions.from_dict(self.tuning).used and self.windows == 0:
             raise VqError("tuning needs calibration text: windows must be at least 1")
+        if self.budget and self.windows == 0:
+            raise VqError("budget: a plan needs calibration text: windows must be at least 1")
         if self.windows == 0 and self.rounding == "ldlq":
             raise VqError(
                 "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
@@ -124,7 +129,9 @@ class CompressOptions:
 
 
 def _number(key: str, value: Any) -> Any:
-    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here."""
+    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here. A budget is a text."""
+    if key == "budget":
+        return str(value)
     if (
         key in ("damping", "scale")
         and isinstance(value, (int, str))

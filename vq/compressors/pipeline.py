@@ -15,6 +15,7 @@ import vq
 from vq.compressors.calibrate import Activations, capture
 from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
 from vq.compressors.options import CompressOptions
+from vq.compressors.plan_stage import planned
 from vq.compressors.quantize import Shelf
 from vq.compressors.recipes import read_recipe
 from vq.compressors.skeleton import Skeleton, build_skeleton
@@ -117,6 +118,7 @@ def compress(
     work = WorkFolder(target)
     with work.locked():
         source = open_source(model, work.path)
+        chosen = planned(source, work, chosen, calibration, restart)
         run = _Run(source, work, chosen, progress or (lambda _: None))
         windows = run.read_windows(calibration) if chosen.windows else None
         fingerprint = run.fingerprint(windows, max_shard_bytes)

@@ -46,7 +46,7 @@ def distance(logits: Tensor, teacher: Teacher, labels: Tensor, mix: float) -> tu
         labels: int64 ``(tokens,)``: the text's next tokens; -1 where there is none.
         mix: weight of the labels' negative log-likelihood, 0 to 1; the divergence has the rest.
     """
-    return cast("tuple[Tensor, Tensor]", _Distance.apply(logits, teacher, labels, mix))  # type: ignore[no-untyped-call]
+    return cast("tuple[Tensor, Tensor]", _Distance.apply(logits, teacher, labels, mix))
 
 
 class _Distance(torch.autograd.Function):

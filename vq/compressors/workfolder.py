@@ -16,6 +16,7 @@ from vq.errors import VqError
 
 _MANIFEST = "manifest.json"
 TEACHER, STATE, TUNED = "teacher.safetensors", "tuning.safetensors", "tuned.safetensors"
+PLAN = "plan.json"
 TUNING_FILES = (TEACHER, STATE, TUNED)
 
 
