@@ -3,9 +3,9 @@
     python benchmarks/recipes.py MODEL --calibration cal.txt --text held-out.txt \
         --rows 2bit 2bit-e8p --seeds 0 1 2 --json benchmarks/results/recipes.json
 
-Every row runs in processes of its own, so that the peak memory is its own, and holds the commands that made it. Rows that
-the JSON file has already are replaced one by one, the others stay; `--keep FOLDER` keeps the compressed models there, and
-finds them again.
+Every row runs in processes of its own, so that the peak memory is its own, and holds the commands that made it. Rows
+that the JSON file has already are replaced one by one, the others stay; `--keep FOLDER` keeps the compressed models
+there, and finds them again.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vq.analysis.environment import result, table, write_json
+from vq.analysis.environment import machine, result, table, write_json
 
 ROWS = {
     "2bit-scalar-rtn": ["--recipe", "2bit-scalar-rtn"],
@@ -74,6 +74,7 @@ def measure(name: str, seed: int, args: argparse.Namespace, folder: Path) -> dic
     return {
         "row": name,
         "seed": seed,
+        "cpu": machine()["cpu"],
         "command": f"vq compress MODEL -o OUT {' '.join(_quoted(o) for o in options)}"
         + (" --calibration CALIBRATION" if calibration else "")
         + f" --seed {seed}",
@@ -123,7 +124,7 @@ def main() -> None:
             write_json(result(rows, seed), args.json)
     cells = [
         [r["row"], str(r["seed"]), f"{r['bits_per_weight']:.3f}", f"{r['perplexity']:.2f}",
-         f"{r['ratio']:.3f}", f"{r['kl']:.3f}", f"{r['top1']:.1%}", str(r["cpu_minutes"])]
+         f"{r['ratio']:.3f}", f"{r['kl']:.3f}", f"{r['top1']:.1%}", str(r.get("cpu_minutes"))]
         for r in rows
     ]  # fmt: skip
     head = ["row", "seed", "bits", "perplexity", "ratio", "KL", "top-1", "CPU minutes"]

@@ -4,7 +4,14 @@ import pytest
 
 from vq.codebooks import build
 from vq.compressors.options import CompressOptions
-from vq.compressors.plan import Planner, default_codebooks, parse_budget, recipe, stored_bytes
+from vq.compressors.plan import (
+    Planner,
+    default_codebooks,
+    parse_budget,
+    recipe,
+    stored_bytes,
+    table_bytes,
+)
 from vq.compressors.sensitivity import Findings, Sensitivity
 from vq.errors import VqError
 
@@ -12,7 +19,7 @@ SPECS = [f"trellis(bits={bits}, memory=12, code=hash)" for bits in (1, 2, 3, 4)]
 
 
 def findings(slopes=(8.0, 0.1, 1.0, 0.5)):
-    shapes = [(64, 64), (128, 64), (64, 128), (192, 64)]
+    shapes = [(640, 640), (1280, 640), (640, 1280), (1920, 640)]
     return Findings(
         [Sensitivity(f"m.{i}", s, a, 1.0, 0.1) for i, (s, a) in enumerate(zip(shapes, slopes, strict=True))],
         nll=3.0,
@@ -30,10 +37,11 @@ def test_default_codebooks_are_quarter_bits_apart():
 
 
 def test_bytes_are_those_of_a_stored_layer(planner):
-    plan = planner.plan(10**6)
-    assert plan.forecast.bytes == sum(
+    plan = planner.plan(10**7)
+    assert plan.forecast.bytes == table_bytes(SPECS[-1]) + sum(
         stored_bytes(SPECS[-1], *layer.shape) for layer in planner.findings.layers
     )
+    assert table_bytes(SPECS[0]) == sum(t.nbytes for t in build(SPECS[0]).state_dict().values())
     assert stored_bytes(SPECS[1], 64, 64) == 64 + 64 * 64 * 2 // 8 + 2 * 64 + 8
 
 

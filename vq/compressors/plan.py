@@ -35,6 +35,12 @@ def stored_bytes(spec: str, rows: int, columns: int) -> int:
     return layer.stored_bytes
 
 
+@lru_cache(maxsize=512)
+def table_bytes(spec: str) -> int:
+    """Bytes of a codebook's own tables, stored once a model."""
+    return sum(t.numel() * t.element_size() for t in build(spec).state_dict().values())
+
+
 def parse_budget(text: str, weights: int) -> int:
     """Bytes of a budget.
 
@@ -124,19 +130,19 @@ class Planner:
             self.distortions[spec] = float(value)
         self.weights = sum(math.prod(layer.shape) for layer in findings.layers)
 
-    def options(self) -> list[list[Option]]:
-        """Every codebook for every matrix."""
+    def options(self, codebooks: Sequence[str]) -> list[list[Option]]:
+        """Some codebooks for every matrix."""
         return [
             [
                 Option(spec, stored_bytes(spec, *layer.shape), layer.slope * self.distortions[spec])
-                for spec in self.codebooks
+                for spec in codebooks
             ]
             for layer in self.findings.layers
         ]
 
     def forecast(self, codebooks: Mapping[str, str]) -> Forecast:
         """Forecast of any choice."""
-        size, kl = 0, 0.0
+        size, kl = sum(table_bytes(spec) for spec in set(codebooks.values())), 0.0
         for layer in self.findings.layers:
             spec = codebooks[layer.layer]
             size += stored_bytes(spec, *layer.shape)
@@ -149,31 +155,74 @@ class Planner:
         return dict.fromkeys((layer.layer for layer in self.findings.layers), spec)
 
     def plan(self, budget: int) -> Plan:
-        """The best choice within a budget of bytes.
+        """The best choice within a budget of bytes, tables of codebooks included.
 
-        The uniform choices are among those that the knapsack looks through, so the forecast is never worse than theirs.
+        For a set of codebooks the choice is exact. A set that costs more in tables than it brings is thinned out, one
+        codebook at a time. If a uniform choice is forecast to be better, it is taken: a plan is never worse than that.
 
         Raises:
             VqError: if nothing fits; names the smallest possible budget.
         """
-        try:
-            choice: Choice = choose(self.options(), budget)
-        except VqError as error:
-            low = min(self.codebooks, key=lambda s: self.forecast(self.uniform(s)).bytes)
-            bits = self.forecast(self.uniform(low)).bits_per_weight
-            raise VqError(
-                f"--budget: {8 * budget / self.weights:.3f} bits per weight; {error} ({bits:.3f} bits per weight)"
-            ) from error
-        picked = {
-            layer.layer: self.codebooks[i]
-            for layer, i in zip(self.findings.layers, choice.picks, strict=True)
-        }
         sized = {spec: self.forecast(self.uniform(spec)) for spec in self.codebooks}
+        low = min(sized, key=lambda spec: sized[spec].bytes)
+        if sized[low].bytes > budget:
+            raise VqError(
+                f"--budget: no plan fits {budget} bytes ({8 * budget / self.weights:.3f} bits per weight); the "
+                f"smallest possible takes {sized[low].bytes} bytes ({sized[low].bits_per_weight:.3f} bits per weight), {low}"
+            )
         fitting = {spec: f for spec, f in sized.items() if f.bytes <= budget}
-        best = min(fitting, key=lambda spec: fitting[spec].kl) if fitting else self.codebooks[0]
-        plan = self.forecast(picked)
-        assert not fitting or plan.kl <= sized[best].kl * (1 + 1e-9)
-        return Plan(picked, plan, (best, sized[best]), self._mixture(budget), choice.exact)
+        best = min(fitting, key=lambda spec: fitting[spec].kl)
+        picked, exact = self._thinned(budget)
+        if picked is None or self.forecast(picked).kl > sized[best].kl:
+            picked, exact = self.uniform(best), True
+        mixed = self.mixture(budget)
+        return Plan(
+            picked,
+            self.forecast(picked),
+            (best, sized[best]),
+            None if mixed is None else self.forecast(mixed),
+            exact,
+        )
+
+    def _thinned(self, budget: int) -> tuple[dict[str, str] | None, bool]:
+        """The best choice found, dropping codebooks as long as that helps; and whether each step was exact."""
+        allowed, best, loss, exact = list(self.codebooks), None, math.inf, True
+        candidates = [allowed]
+        while candidates:
+            found = []
+            for names in candidates:
+                choice = self._choose(names, budget)
+                if choice is not None:
+                    exact = exact and choice.exact
+                    found.append((choice.loss, names, choice.picks))
+            top = min(found, default=None)
+            if top is not None and top[0] < loss:
+                loss, allowed = top[0], top[1]
+                best = self._named(allowed, top[2])
+                allowed = [spec for spec in allowed if spec in set(best.values())]
+            elif best is not None:
+                break
+            elif len(allowed) > 1:
+                allowed = self._cheaper(allowed)
+            else:
+                break
+            candidates = [[s for s in allowed if s != out] for out in allowed if len(allowed) > 1]
+            if best is None:
+                candidates = [allowed]
+        return best, exact
+
+    def _cheaper(self, names: Sequence[str]) -> list[str]:
+        """A smaller set: without the codebook whose neighbours stand in for it best, the middle one."""
+        return [spec for i, spec in enumerate(names) if i != len(names) // 2]
+
+    def _choose(self, names: Sequence[str], budget: int) -> Choice | None:
+        try:
+            return choose(self.options(names), budget - sum(table_bytes(spec) for spec in names))
+        except VqError:
+            return None
+
+    def _named(self, names: Sequence[str], picks: Sequence[int]) -> dict[str, str]:
+        return {layer.layer: names[i] for layer, i in zip(self.findings.layers, picks, strict=True)}
 
     def mixture(self, budget: int) -> dict[str, str] | None:
         """The uniform choice for a budget between two codebooks: both, spread evenly over the model's bytes."""
@@ -184,7 +233,8 @@ class Planner:
             return None
         low, high = max(below, key=lambda s: sized[s]), min(above, key=lambda s: sized[s])
         chosen = self.uniform(low)
-        spent, share = sized[low], (budget - sized[low]) / (sized[high] - sized[low])
+        spent = sized[low] + table_bytes(high)
+        share = (budget - spent) / (sized[high] - spent)
         due = 0.0
         for layer in self.findings.layers:
             more = stored_bytes(high, *layer.shape) - stored_bytes(low, *layer.shape)
@@ -194,10 +244,6 @@ class Planner:
                 spent += more
                 due -= more
         return chosen
-
-    def _mixture(self, budget: int) -> Forecast | None:
-        chosen = self.mixture(budget)
-        return None if chosen is None else self.forecast(chosen)
 
 
 def recipe(plan: Plan, base: Mapping[str, Any]) -> dict[str, Any]:
