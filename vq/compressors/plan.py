@@ -168,7 +168,8 @@ class Planner:
         if sized[low].bytes > budget:
             raise VqError(
                 f"--budget: no plan fits {budget} bytes ({8 * budget / self.weights:.3f} bits per weight); the "
-                f"smallest possible takes {sized[low].bytes} bytes ({sized[low].bits_per_weight:.3f} bits per weight), {low}"
+                f"smallest possible takes {sized[low].bytes} bytes "
+                f"({sized[low].bits_per_weight:.3f} bits per weight), {low}"
             )
         fitting = {spec: f for spec, f in sized.items() if f.bytes <= budget}
         best = min(fitting, key=lambda spec: fitting[spec].kl)
