@@ -20,6 +20,7 @@ COMMANDS = {
     "encode": "turn images or sounds into tokens",
     "decode": "turn tokens back into files",
     "roundtrip": "check that tokens decode to what the tokenizer made",
+    "analyze": "say what a codebook has learned and what is wrong with it",
     "codebooks": "list the codebooks with rate, entries and distortion",
     "bench": "measure codebooks and kernels",
     "info": "versions, CPU features, kernels in use and why",
