@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vq.compressors.calibrate import Hessian
+from vq.compressors.hessian import Hessian
 from vq.compressors.tune_closed import Drift, compensate, measure_drift
 
 
@@ -75,6 +75,6 @@ def test_a_large_ridge_leaves_the_weights(blocks):
 def test_what_cannot_be_solved_changes_nothing():
     layer = nn.Linear(4, 3, bias=False)
     before = layer.weight.clone()
-    bad = Hessian(-torch.eye(4), 1)
+    bad = Hessian(-torch.eye(4), 1, mass=1.0)
     compensate({"x": layer}, Drift(bad, torch.eye(4), None), 0.01)
     assert torch.equal(layer.weight, before)

@@ -16,6 +16,8 @@ from vq.compressors.tune_options import TuneOptions
 from vq.errors import VqError
 
 KEEP = "keep"  # in place of a codebook: leave the layer as it is
+_INPUTS = ("quantized", "original")
+_TOKEN_WEIGHTS = ("none", "attention")
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -36,6 +38,10 @@ class CompressOptions:
         sequential: within a block, calibrate each layer on the already quantized ones before it (one more
             pass a group).
         precision: of the Hessian sums, ``float32`` or ``float64``.
+        calibrate_on: what a block sees while it is calibrated: what the ``quantized`` blocks before it give, or
+            what those of the ``original`` model gave.
+        token_weights: how tokens count in a Hessian: ``none`` for all alike, ``attention`` by how much attention they
+            receive in the block.
         seed: of window places and rotation signs.
         tuning: see TuneOptions; empty for none.
         budget: bits per weight (``2.25``) or size (``40MB``) that a plan is made for before anything is rounded; the
@@ -52,6 +58,8 @@ class CompressOptions:
     context: int = 1024
     sequential: bool = False
     precision: str = "float32"
+    calibrate_on: str = "quantized"
+    token_weights: str = "none"
     seed: int = 0
     tuning: Mapping[str, Any] = field(default_factory=dict)
     budget: str = ""
@@ -71,6 +79,16 @@ class CompressOptions:
             )
         if self.precision not in _PRECISIONS:
             raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
+        for name, chosen, known in (
+            ("calibrate_on", self.calibrate_on, _INPUTS),
+            ("token_weights", self.token_weights, _TOKEN_WEIGHTS),
+        ):
+            if chosen not in known:
+                raise VqError(f"{name}: expected {' or '.join(known)}, got {chosen!r}")
+        if self.sequential is True and self.calibrate_on == "original":
+            raise VqError(
+                "sequential calibrates on quantized layers; calibrate_on must be quantized"
+            )
         for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
@@ -79,11 +97,17 @@ class CompressOptions:
                 f"sequential is true or false and seed a whole number, "
                 f"got {self.sequential!r} and {self.seed!r}"
             )
-        if TuneOptions.from_dict(self.tuning).used and self.windows == 0:
+        self._check_calibration(TuneOptions.from_dict(self.tuning).used)
+
+    def _check_calibration(self, tuned: bool) -> None:
+        """Raise VqError for what needs calibration where there is none."""
+        if self.windows:
+            return
+        if tuned:
             raise VqError("tuning needs calibration text: windows must be at least 1")
-        if self.budget and self.windows == 0:
+        if self.budget:
             raise VqError("budget: a plan needs calibration text: windows must be at least 1")
-        if self.windows == 0 and self.rounding == "ldlq":
+        if self.rounding == "ldlq":
             raise VqError(
                 "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
             )

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from vq.compressors.options import CompressOptions
 from vq.compressors.plan import Planner, parse_budget, recipe
+from vq.compressors.ranks import Ranks
+from vq.compressors.samples import Calibration, read_samples
 from vq.compressors.sensitivity import Findings, Probe, probe
 from vq.compressors.skeleton import build_skeleton
 from vq.compressors.source import ModelSource
 from vq.compressors.tensorfile import write_json
-from vq.compressors.texts import choose_windows, load_tokenizer, read_texts, tokenize
+from vq.compressors.texts import choose_windows
 from vq.compressors.workfolder import PLAN, WorkFolder
+from vq.errors import VqError
 
 WINDOWS, PROBES, CONTEXT, EVERY = 8, 2, 512, 4
 
 
 def find_sensitivities(
     source: ModelSource,
-    calibration: str | Path | Sequence[str | Path],
+    calibration: Calibration,
     *,
     windows: int = WINDOWS,
     probes: int = PROBES,
@@ -34,7 +36,7 @@ def find_sensitivities(
 
     Args:
         source: the original model.
-        calibration: text files or folders of them.
+        calibration: text, see read_samples.
         windows: for Hessians.
         probes: windows whose predictions are compared.
         context: tokens of a window.
@@ -42,29 +44,38 @@ def find_sensitivities(
         seed: of windows and noise.
         progress: hears of blocks done and in all.
     """
-    tokens = tokenize(read_texts(calibration), load_tokenizer(source.folder))
+    skeleton = build_skeleton(source)
+    read = CompressOptions(windows=windows, context=context, seed=seed)
+    tokens = read_samples(calibration, source, skeleton, read).text
+    if tokens is None:
+        raise VqError("a plan is made on text; calibrate on text files")
     settings = Probe(
         choose_windows(tokens, windows, context, seed).tokens,
         choose_windows(tokens, probes, context, seed + 1).tokens,
         every=every,
         seed=seed,
     )
-    return probe(build_skeleton(source), settings, progress)
+    return probe(skeleton, settings, progress)
 
 
 def planned(
     source: ModelSource,
     work: WorkFolder,
     options: CompressOptions,
-    calibration: str | Path | Sequence[str | Path] | None,
+    calibration: Calibration | None,
     restart: bool,
+    ranks: Ranks,
 ) -> CompressOptions:
     """The options with the codebooks of the plan; they are kept in the work folder for a run that goes on."""
     path = work.path / PLAN
-    if restart:
+    if restart and ranks.first:
         path.unlink(missing_ok=True)
     if not options.budget:
         return options
+    if ranks.size > 1:
+        raise VqError(
+            "budget: plans are made in one process; run vq plan first and give its recipe"
+        )
     if not path.is_file():
         assert calibration is not None
         context = min(CONTEXT, options.context)

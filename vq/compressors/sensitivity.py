@@ -28,6 +28,7 @@ from vq.compressors.rotation import hadamard, random_signs
 from vq.compressors.rounding import block_ldl
 from vq.compressors.skeleton import Skeleton
 from vq.compressors.tune_stage import fill_whole
+from vq.errors import VqError
 
 PROBE = 0.0707  # distortion of the noise: the default trellis at 2 bits
 _BLOCK = 4  # columns that the default codebooks round at a time
@@ -106,7 +107,14 @@ def probe(
         skeleton: the original model.
         settings: see Probe.
         progress: hears of blocks done and in all.
+
+    Raises:
+        VqError: for a model with several stacks of blocks, or none that predicts tokens.
     """
+    if len(skeleton.stacks) > 1 or skeleton.model.get_output_embeddings() is None:
+        raise VqError(
+            f"{skeleton.source.name}: plans are for language models of one stack of blocks so far"
+        )
     count = len(skeleton.blocks)
     probed = {*range(0, count, settings.every), count - 1}
     calibration = capture(skeleton, settings.calibration)
@@ -227,7 +235,7 @@ def _compare(
 
 def predict(skeleton: Skeleton, row: Tensor, hidden: Tensor) -> Tensor:
     """Logits ``(tokens, vocabulary)`` of the part of the model behind the blocks."""
-    blocks = skeleton.blocks
+    blocks = skeleton.stack(skeleton.stacks[0])
     originals = list(blocks)
     try:
         for as_tuple in (False, True):

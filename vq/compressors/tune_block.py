@@ -32,6 +32,7 @@ class BlockTuner:
         inputs: what the compressed model feeds it.
         wanted: the original block's outputs on the original model's hidden states, a tensor a window.
         options: how.
+        fixed: parameters of the block that stay as they are.
         gains: row factors of the rounded layers.
     """
 
@@ -40,6 +41,7 @@ class BlockTuner:
     inputs: Activations
     wanted: Sequence[Tensor]
     options: TuneOptions
+    fixed: Sequence[Tensor] = ()
     gains: Gains = field(default_factory=Gains)
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class BlockTuner:
 
     def loss(self, window: int) -> Tensor:
         """Error of the block's output, a token's relative to its energy: the next norm divides by just that."""
-        args, kwargs = self.inputs.calls[self.index][window]
+        args, kwargs = self.inputs.calls[self.index - self.inputs.start][window]
         output = first(self.block(self.inputs.hidden[window], *args, **kwargs))
         error = (output.float() - self.wanted[window].float()).square().mean(-1)
         return (error * self.scales[window]).mean()
@@ -75,7 +77,7 @@ class BlockTuner:
         if steps < 1 or not self.held_out:
             return {}
         self.gains.attach(rounded)
-        weights, others = free_parameters(self.block, rounded.values())
+        weights, others = free_parameters(self.block, rounded.values(), self.fixed)
         before = self.held_out_loss()
         kept = [p.detach().clone() for p in (*weights, *others, *self.gains.values())]
         self._descend(weights, [*others, *self.gains.values()], steps, seed)

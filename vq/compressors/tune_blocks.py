@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vq.compressors.calibrate import Activations, group_by_input
+from vq.compressors.calibrate import Activations, WholeModel
+from vq.compressors.hessian import collect_hessians, group_by_input
 from vq.compressors.options import CompressOptions
-from vq.compressors.quantize import (
-    BlockQuantizer,
-    BlockResult,
-    Shelf,
-    derived_seed,
-    from_parts,
-    install_dense,
-)
+from vq.compressors.quantize import BlockQuantizer, BlockResult, Shelf, derived_seed, note_inputs
+from vq.compressors.ranks import Ranks
 from vq.compressors.skeleton import Skeleton
 from vq.compressors.tune_block import BlockTuner
-from vq.compressors.tune_closed import compensate, measure_drift
+from vq.compressors.tune_closed import NotOnce, compensate, measure_drift
 from vq.compressors.tune_options import TuneOptions
 
 
@@ -38,15 +31,18 @@ class TunedBlockQuantizer(BlockQuantizer):
         options: ``options.tuning`` says what is done.
     """
 
+    skeleton: Skeleton
+
     def __init__(self, skeleton: Skeleton, shelf: Shelf, options: CompressOptions) -> None:
         super().__init__(skeleton, shelf, options)
         self.tuning = TuneOptions.from_dict(options.tuning)
         self.original: Activations | None = None
 
-    def begin(self, activations: Activations | None) -> None:
-        """Hear of the inputs of the first block, which both models share."""
-        if activations is not None:
-            self.original = Activations(list(activations.hidden), activations.calls)
+    def begin(self, activations: Activations) -> None:
+        """Hear of the inputs of a stack's first block, which both models share."""
+        self.original = Activations(
+            list(activations.hidden), activations.calls, activations.start, activations.outputs
+        )
 
     def follow(self, index: int) -> None:
         """Pass a block that was finished earlier; it must hold the original's weights."""
@@ -54,11 +50,40 @@ class TunedBlockQuantizer(BlockQuantizer):
             block = self.skeleton.blocks[index]
             self.original.advance(block, index, self.skeleton.block_name(index))
 
-    def quantize(self, index: int, activations: Activations | None) -> BlockResult:
+    def quantize(self, index: int, activations: Activations | WholeModel | None) -> BlockResult:
         """See BlockQuantizer."""
-        if activations is None or self.original is None:
+        if not isinstance(activations, Activations) or self.original is None:
             return super().quantize(index, activations)
         return _Block(self, index, activations, self.original).quantize()
+
+    def restore(self, index: int, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+        """Put what was made of a block in place: its layers, and what was tuned beside them."""
+        super().restore(index, tensors, names)
+        beside = tuned_beside(self, index)
+        with torch.no_grad():
+            for key, value in beside.items():
+                if key in tensors:
+                    value.copy_(tensors[key])
+
+
+def disk_name(skeleton: Skeleton, name: str, value: Tensor) -> str | None:
+    """Name on disk of a parameter that is stored as it is; None for one that is computed from others."""
+    stored = skeleton.stored(name)
+    entry = skeleton.source.entries[next(iter(stored))] if len(stored) == 1 else None
+    return None if entry is None or entry.shape != tuple(value.shape) else next(iter(stored))
+
+
+def tuned_beside(quantizer: BlockQuantizer, index: int) -> dict[str, nn.Parameter]:
+    """Parameters of a filled block that are no codes and may be tuned, by name on disk."""
+    skeleton = quantizer.skeleton
+    assert isinstance(skeleton, Skeleton)
+    packed = {id(layer.weight) for layer in quantizer.targets(index).values()}
+    found = {}
+    for name, value in skeleton.blocks[index].named_parameters(skeleton.block_name(index)):
+        key = None if id(value) in packed else disk_name(skeleton, name, value)
+        if key is not None:
+            found[key] = value
+    return found
 
 
 class _Block:
@@ -72,13 +97,13 @@ class _Block:
         self.block = owner.skeleton.blocks[index]
         self.linears = owner.targets(index)
         self.source = copy.deepcopy(self.block)
-        count = range(len(inputs.hidden))
-        self.runs: list[Callable[[], Any]] = [
-            partial(inputs.run, self.block, index, w) for w in count
-        ]
-        self.source_runs = [partial(original.run, self.source, index, w) for w in count]
-        self.wanted = [run() for run in self.source_runs]
-        self.tuner = BlockTuner(self.block, index, inputs, self.wanted, owner.tuning)
+        self.runs = inputs.runs(self.block, index)
+        self.source_runs = original.runs(self.source, index)
+        self.wanted = original.after(self.source, index, self.name)
+        self.beside = tuned_beside(owner, index)
+        may = {id(p) for p in self.beside.values()} | {id(m.weight) for m in self.linears.values()}
+        fixed = [p for p in self.block.parameters() if id(p) not in may]
+        self.tuner = BlockTuner(self.block, index, inputs, self.wanted, owner.tuning, fixed)
 
     def quantize(self) -> BlockResult:
         """Round all groups; the block then holds the tuned result, and the original's states are a block further."""
@@ -96,21 +121,27 @@ class _Block:
         return result
 
     def _round(self, group: list[str], ends: bool, result: BlockResult) -> None:
-        """Compensate and round one group."""
+        """Compensate and round one group; an expert is only rounded."""
         first = group[0]
-        with torch.no_grad():
-            drift = measure_drift(
-                self.linears[first],
-                self.source.get_submodule(first.removeprefix(f"{self.name}.")),
-                self.runs,
-                self.source_runs,
-                self.wanted if ends else None,
-                self.tuner.scales if self.owner.tuning.token_weights and ends else None,
-            )
+        try:
+            with torch.no_grad():
+                drift = measure_drift(
+                    self.linears[first],
+                    self.source.get_submodule(first.removeprefix(f"{self.name}.")),
+                    self.runs,
+                    self.source_runs,
+                    self.wanted if ends else None,
+                    self.tuner.scales if self.owner.tuning.token_weights and ends else None,
+                )
+        except NotOnce:
+            hessian = collect_hessians([group], self.linears, self.runs)[0]
+        else:
+            hessian = drift.hessian
             if self.owner.tuning.compensate:
                 layers = {name: self.linears[name] for name in group}
                 compensate(layers, drift, self.owner.tuning.ridge)
-        self.owner._round(group, self.linears, drift.hessian, result)
+        self.owner._round(group, self.linears, hessian, result)
+        note_inputs({name: result.reports[name] for name in group}, hessian)
 
     @torch.no_grad()
     def _ends_block(self, group: list[str]) -> bool:
@@ -126,38 +157,22 @@ class _Block:
             handle.remove()
         return bool(torch.allclose(after, before + 1.0, rtol=1e-3, atol=1e-2))
 
-    @torch.no_grad()
     def _finish(self, result: BlockResult) -> None:
         """Put gains into the stored scales, and what else was tuned beside the codes."""
-        stored = {name: entry.dtype for name, entry in self.owner.skeleton.source.entries.items()}
         for name, gain in self.tuner.gains.detach().items():
             scales = result.tensors[f"{name}.scales"]
-            tuned = (scales.float() * gain.cpu()).to(torch.float16)
-            result.tensors[f"{name}.scales"] = tuned
-        packed = {id(layer.weight) for layer in self.linears.values()}
-        for name, value in self.block.named_parameters(self.name):
-            if id(value) not in packed:
-                kept: Tensor = value.detach().to(stored[name])
-                result.tensors[name] = kept.cpu().clone()
-        install_block(self.owner, self.index, result.tensors)  # as a later process would
+            result.tensors[f"{name}.scales"] = (scales.float() * gain.cpu()).to(torch.float16)
+        entries = self.owner.skeleton.source.entries
+        for key, value in self.beside.items():
+            result.tensors[key] = value.detach().to(entries[key].dtype).cpu().clone()
+        self.owner.restore(self.index, result.tensors, result.reports)  # as a later process would
 
 
-def install_block(quantizer: BlockQuantizer, index: int, tensors: Mapping[str, Tensor]) -> None:
-    """Give a filled block the weights that a finished block's tensors stand for."""
-    for layer, linear in quantizer.targets(index).items():
-        book = quantizer.shelf.books[quantizer.shelf.id_of(layer) or ""]
-        install_dense(linear, from_parts(layer, tensors, book, linear))
-    name, block = quantizer.skeleton.block_name(index), quantizer.skeleton.blocks[index]
-    packed = {f"{layer}.weight" for layer in quantizer.targets(index)}
-    with torch.no_grad():
-        for key, value in block.named_parameters(name):
-            if key in tensors and key not in packed:
-                value.copy_(tensors[key])
-
-
-def block_quantizer(skeleton: Skeleton, shelf: Shelf, options: CompressOptions) -> BlockQuantizer:
+def block_quantizer(
+    skeleton: Skeleton, shelf: Shelf, options: CompressOptions, ranks: Ranks
+) -> BlockQuantizer:
     """The quantizer that the options ask for."""
     tuning = TuneOptions.from_dict(options.tuning)
     if tuning.compensate or tuning.block_epochs:
         return TunedBlockQuantizer(skeleton, shelf, options)
-    return BlockQuantizer(skeleton, shelf, options)
+    return BlockQuantizer(skeleton, shelf, options, ranks)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vq.compressors.calibrate import Hessian
+from vq.compressors.hessian import Hessian
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,13 @@ def grab(layer: nn.Module, run: Callable[[], Any], stop: bool) -> tuple[Tensor, 
         result = None
     finally:
         handle.remove()
-    assert len(seen) == 1
+    if len(seen) != 1:
+        raise NotOnce
     return seen[0], result
+
+
+class NotOnce(Exception):
+    """A layer is not called once a window, or not with the same tokens as in the original: an expert."""
 
 
 class _Enough(Exception):
@@ -73,6 +78,9 @@ def measure_drift(
         original_runs: the same for the original block.
         wanted: the original block's outputs, for a layer that ends the block; else None.
         weights: ``(tokens,)`` a window; how much each token counts.
+
+    Raises:
+        NotOnce: for an expert of a mixture.
     """
     width = layer.in_features
     matrix, moved = torch.zeros(width, width), None if wanted else torch.zeros(width, width)
@@ -86,12 +94,14 @@ def measure_drift(
         total, count = total + float(factor.sum()), count + len(x)
         if wanted is None:
             other, _ = grab(original, original_runs[i], stop=True)
+            if other.shape != seen.shape:
+                raise NotOnce
             moved.addmm_((other.flatten(0, -2).float() - x).t(), scaled)
         else:
             error = (wanted[i] - result).flatten(0, -2).float()
             output = torch.zeros(error.shape[1], width) if output is None else output
             output.addmm_(error.t(), scaled)
-    hessian = Hessian(matrix * (count / total), count)
+    hessian = Hessian(matrix, count, mass=total)
     scale = 1 / total
     return Drift(
         hessian,

@@ -59,10 +59,16 @@ class _Hook:
 
 
 def free_parameters(
-    module: nn.Module, rounded: Iterable[nn.Linear]
+    module: nn.Module, rounded: Iterable[nn.Linear], fixed: Iterable[Tensor] = ()
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of a module that are not codes, ready to be tuned: matrices, and all others."""
-    frozen = {id(layer.weight) for layer in rounded}
+    """Parameters of a module that are not codes, ready to be tuned: matrices, and all others.
+
+    Args:
+        module: whose parameters.
+        rounded: layers whose weights are codes.
+        fixed: other parameters that stay.
+    """
+    frozen = {id(layer.weight) for layer in rounded} | {id(p) for p in fixed}
     free = [p for p in module.parameters() if id(p) not in frozen and p.is_floating_point()]
     for p in free:
         p.requires_grad_(True)

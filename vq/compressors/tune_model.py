@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class ModelTuner:
         held_out: what decides which state is kept.
         options: how.
         seed: of the order of windows.
+        fixed: parameters that stay as they are.
     """
 
     model: Any
@@ -71,6 +72,7 @@ class ModelTuner:
     held_out: Lessons
     options: TuneOptions
     seed: int
+    fixed: Sequence[Tensor] = ()
     step: int = 0
     best: float = math.inf
     history: list[dict[str, float]] = field(default_factory=list)
@@ -78,7 +80,7 @@ class ModelTuner:
     def __post_init__(self) -> None:
         self.gains = Gains()
         self.gains.attach(self.rounded)
-        matrices, others = free_parameters(self.model, self.rounded.values())
+        matrices, others = free_parameters(self.model, self.rounded.values(), self.fixed)
         names = {id(p): n for n, p in self.model.named_parameters()}
         self.parameters: dict[str, nn.Parameter] = {names[id(p)]: p for p in (*matrices, *others)}
         self.parameters |= {f"gain:{name}": gain for name, gain in self.gains.items()}
