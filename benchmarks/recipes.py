@@ -24,6 +24,7 @@ ROWS = {
     "2bit-kmeans-4d": ["--recipe", "2bit", "--codebook", "kmeans(dim=4, entries=256)"],
     "2bit-e8p": ["--recipe", "2bit", "--codebook", "e8p"],
     "2bit": ["--recipe", "2bit"],
+    "2bit-compensated": ["--recipe", "2bit-compensated"],
     "2bit-L16": ["--recipe", "2bit", "--codebook", "trellis(bits=2, memory=16, code=hash)"],
     "2bit-tuned": ["--recipe", "2bit-tuned"],
     "3bit": ["--recipe", "3bit"],
