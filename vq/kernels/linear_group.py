@@ -22,7 +22,10 @@ def _fake(x: Tensor, weights: list[Tensor], scales: list[Tensor], *rest: Any) ->
 
 
 def _check(
-    weights: list[Tensor], scales: list[Tensor], signs_out: list[Tensor | None], tables: list[Tensor]
+    weights: list[Tensor],
+    scales: list[Tensor],
+    signs_out: list[Tensor | None],
+    tables: list[Tensor],
 ) -> None:
     counts = {len(weights), len(scales), len(signs_out), len(tables)}
     if len(counts) != 1 or not weights:
@@ -142,4 +145,6 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     return total, nothing, nothing, None, nothing, nothing, None
 
 
-torch.library.register_autograd("vq::packed_linear_group", _backward, setup_context=_setup, lib=library)
+torch.library.register_autograd(
+    "vq::packed_linear_group", _backward, setup_context=_setup, lib=library
+)
