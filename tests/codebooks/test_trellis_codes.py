@@ -161,4 +161,6 @@ def test_more_levels_are_better():
     assert found == sorted(found, reverse=True) and found[0] < 0.078
     for count in (16, 32):
         codebook = build(f"trellis(bits=2, levels={count})")
-        assert error(codebook, gaussian(200, seed=23)) == pytest.approx(codebook.distortion, rel=0.02)
+        assert error(codebook, gaussian(200, seed=23)) == pytest.approx(
+            codebook.distortion, rel=0.02
+        )

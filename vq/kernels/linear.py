@@ -94,6 +94,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("vq::packed_linear", _backward, setup_context=_setup, lib=library)
 
 
+def listens(x: Tensor) -> bool:
+    """Whether something must see an operation on x as an operation: a compiler, a gradient, a torch mode, a device."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or not x.is_cpu
+        or (x.requires_grad and torch.is_grad_enabled())
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def quick_linear(
     x: Tensor,
     weight: Tensor,
@@ -108,16 +121,7 @@ def quick_linear(
     The dispatcher and autograd's wrapper cost as much as a small layer. Tracing, compilation, gradients, other
     devices and every torch mode go through the operation.
     """
-    listens = (
-        torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or not x.is_cpu
-        or (x.requires_grad and torch.is_grad_enabled())
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-    )
-    call = packed_linear if listens or backend() != "cpu" else cpu
+    call = packed_linear if listens(x) or backend() != "cpu" else cpu
     y: Tensor = call(x, weight, scales, signs_in, signs_out, table, mode)
     return y
 
