@@ -6,7 +6,7 @@ import torch
 from vq.kernels import formats, layouts
 from vq.kernels import linear as ops
 from vq.kernels.formats import HASH_CODE, ROWS, TILES, PackedHeader
-from vq.kernels.linear_group import packed_linear_group
+from vq.kernels.linear_group import packed_linear_group, quick_linear_group
 
 
 def layer(out, width, bits=2, memory=12, *, kind="hash", rotate_out=True, seed=0):
@@ -56,9 +56,10 @@ def test_group_equals_its_layers(isa, mode, kind):
     for rows in (1, 5, 40):
         x = inputs(rows, 100)
         expected = one_by_one(x, arguments, mode)
-        got = packed_linear_group(x, *arguments, mode)
-        assert [y.shape for y in got] == [(rows, 70), (rows, 64), (rows, 9)]
-        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+        for call in (packed_linear_group, quick_linear_group):
+            got = call(x, *arguments, mode)
+            assert [y.shape for y in got] == [(rows, 70), (rows, 64), (rows, 9)]
+            assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vq.analysis.environment import machine, table, versions, write_json
 from vq.cli.common import add_common, apply_threads, need_transformers
@@ -111,28 +111,34 @@ def read_options(args: argparse.Namespace) -> Any:
 
 
 class _Bar:
-    """Progress of the blocks on standard error."""
+    """Progress on standard error: one bar a stage."""
+
+    TEXTS: ClassVar[dict[str, tuple[str, str]]] = {
+        "block": ("compressing", "block"),
+        "teach": ("asking the original", "window"),
+        "tune": ("tuning", "step"),
+    }
 
     def __init__(self) -> None:
         from tqdm import tqdm
 
         self.make = tqdm
         self.bar: Any = None
+        self.stage = ""
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage == "calibrate":
             print("reading the calibration text", file=sys.stderr)
-        if progress.stage != "block":
-            if self.bar is not None:
-                self.bar.close()
+        if progress.stage != self.stage and self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        self.stage = progress.stage
+        if progress.stage not in self.TEXTS:
             return
         if self.bar is None:
+            text, unit = self.TEXTS[progress.stage]
             self.bar = self.make(
-                total=progress.total,
-                desc="compressing",
-                unit="block",
-                disable=None,
-                file=sys.stderr,
+                total=progress.total, desc=text, unit=unit, disable=None, file=sys.stderr
             )
         self.bar.update(progress.done - self.bar.n)
 

@@ -13,6 +13,7 @@ import vq
 
 COMMANDS = {
     "compress": "compress a language model to about 2 bits a weight",
+    "plan": "choose a codebook for each matrix under a budget, forecast quality",
     "eval": "score a language model or a tokenizer: quality and real bits",
     "generate": "write text with a model, compressed or not",
     "train": "train an image or audio tokenizer on a folder of files",

@@ -2,8 +2,8 @@
 
 Writes ``codebooks/trellis-hash.json``, with ``--levels 16`` or ``32`` that of the short forms. First the levels, shared
 by all rates, are trained on 2-bit codes of several memories (Lloyd's algorithm with one centroid a level); then odd
-16-bit constants are drawn at random for every rate and memory, screened on few blocks and the best compared on more. The
-short forms take their candidates from the constants found for 64 levels.
+16-bit constants are drawn at random for every rate and memory, screened on few blocks and the best compared on more.
+The short forms take their candidates from the constants found for 64 levels.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def short_search(count: int) -> dict[str, object]:
     every = list(dict.fromkeys(constant for found in known.values() for constant in found))
     codes = {}
     for bits in SHORT_RATES:
-        for memory in SHORT_MEMORIES:
+        for memory in SHORT_MEMORIES if bits <= 2 else SHORT_MEMORIES[:2]:
             few = rank(every, whole * step, bits, memory, 32)[:5]
             best = rank(few, whole * step, bits, memory, 160)[0]
             name = f"bits={bits:g}, memory={memory}"

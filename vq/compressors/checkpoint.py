@@ -57,14 +57,20 @@ def assemble(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     packed, layers = _finished(skeleton, work)
+    tuned = {
+        n: packed.pop(n)
+        for n in list(packed)
+        if n in source.entries and n[: -len(".weight")] not in layers
+    }
     shared = _codebook_tensors(shelf)
-    plain = _plain(source, skeleton, set(layers))
+    plain = _plain(source, skeleton, set(layers)) | tuned
     report = {
         **_report(layers, {**packed, **shared}, plain, options),
         "files": _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes),
         "coverage": round(skeleton.coverage(set(layers)), 6),
         "left_alone": left_alone(skeleton, set(layers)),
         "calibration": None if samples is None else samples.summary,
+        "tuning": work.tuning_report(),
     }
     experts = experts_of(layers)
     if experts:
@@ -84,6 +90,7 @@ def _finished(skeleton: Skeleton, work: WorkFolder) -> tuple[dict[str, Pending],
         entries, _ = read_header(work.block_file(index))
         layers.update(work.load_block(index)[1])
         packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
+    packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in work.tuned().items()})
     return packed, layers
 
 

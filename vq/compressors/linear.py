@@ -324,7 +324,7 @@ class QuantizedLinear(nn.Module):
         if isinstance(stored, Tensor) and stored.shape != self.weight.shape and not stored.is_meta:
             with contextlib.suppress(ValueError):  # torch then says that the shapes differ
                 self.adopt(read_header(stored))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_once(self) -> None:
         """Checksum and format of the stored weight, on first use of each tensor."""

@@ -12,6 +12,7 @@ import torch
 from vq.codebooks import Spec
 from vq.codebooks.spec import nearest_names
 from vq.compressors.rounding import RoundingOptions
+from vq.compressors.tune_options import TuneOptions
 from vq.errors import VqError
 
 KEEP = "keep"  # in place of a codebook: leave the layer as it is
@@ -27,7 +28,7 @@ class CompressOptions:
     Attributes:
         codebook: spec of the codebook of all layers.
         layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
-            last one that matches counts.
+            last one that matches counts. One that starts with ``?`` may match no layer of the model at hand.
         embeddings: spec of the codebook of the embeddings and of the head, such as ``uniform(bits=8)``; ``keep`` leaves
             them as they are.
         rounding: ``ldlq`` or ``nearest``.
@@ -44,6 +45,9 @@ class CompressOptions:
         token_weights: how tokens count in a Hessian: ``none`` for all alike, ``attention`` by how much attention they
             receive in the block.
         seed: of window places and rotation signs.
+        tuning: see TuneOptions; empty for none.
+        budget: bits per weight (``2.25``) or size (``40MB``) that a plan is made for before anything is rounded; the
+            plan replaces ``codebook`` and ``layers``. Empty for no plan.
     """
 
     codebook: str = "trellis(bits=2, memory=12, code=hash)"
@@ -60,6 +64,8 @@ class CompressOptions:
     calibrate_on: str = "quantized"
     token_weights: str = "none"
     seed: int = 0
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    budget: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -76,6 +82,32 @@ class CompressOptions:
             )
         if self.precision not in _PRECISIONS:
             raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
+        self._check_calibration()
+        for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
+        if not isinstance(self.sequential, bool) or not isinstance(self.seed, int):
+            raise VqError(
+                f"sequential is true or false and seed a whole number, "
+                f"got {self.sequential!r} and {self.seed!r}"
+            )
+        self._check_calibration(TuneOptions.from_dict(self.tuning).used)
+
+    def _check_calibration(self, tuned: bool) -> None:
+        """Raise VqError for what needs calibration where there is none."""
+        if self.windows:
+            return
+        if tuned:
+            raise VqError("tuning needs calibration text: windows must be at least 1")
+        if self.budget:
+            raise VqError("budget: a plan needs calibration text: windows must be at least 1")
+        if self.rounding == "ldlq":
+            raise VqError(
+                "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
+            )
+
+    def _check_calibration(self) -> None:
+        """Raise for a way of calibrating that there is not."""
         for name, chosen, known in (
             ("calibrate_on", self.calibrate_on, _INPUTS),
             ("token_weights", self.token_weights, _TOKEN_WEIGHTS),
@@ -85,18 +117,6 @@ class CompressOptions:
         if self.sequential is True and self.calibrate_on == "original":
             raise VqError(
                 "sequential calibrates on quantized layers; calibrate_on must be quantized"
-            )
-        for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
-        if not isinstance(self.sequential, bool) or not isinstance(self.seed, int):
-            raise VqError(
-                f"sequential is true or false and seed a whole number, "
-                f"got {self.sequential!r} and {self.seed!r}"
-            )
-        if self.windows == 0 and self.rounding == "ldlq":
-            raise VqError(
-                "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
             )
 
     def rounding_options(self) -> RoundingOptions:
@@ -120,7 +140,7 @@ class CompressOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "layers": dict(self.layers)}
+        return {**asdict(self), "layers": dict(self.layers), "tuning": dict(self.tuning)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "options") -> CompressOptions:
@@ -140,7 +160,9 @@ class CompressOptions:
 
 
 def _number(key: str, value: Any) -> Any:
-    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here."""
+    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here. A budget is a text."""
+    if key == "budget":
+        return str(value)
     if (
         key in ("damping", "scale")
         and isinstance(value, (int, str))

@@ -18,13 +18,17 @@ from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, pu
 from vq.compressors.hessian import my_windows
 from vq.compressors.options import KEEP, CompressOptions
 from vq.compressors.pack_embedding import pack_embeddings
-from vq.compressors.quantize import BlockQuantizer, BlockResult, Shelf
+from vq.compressors.plan_stage import planned
+from vq.compressors.quantize import BlockResult, Shelf
 from vq.compressors.ranks import TIMEOUT, Ranks, join
 from vq.compressors.recipes import read_recipe
 from vq.compressors.report import warnings_of
 from vq.compressors.samples import Calibration, Samples, TokenWeights, read_samples
 from vq.compressors.skeleton import Skeleton, build_skeleton
 from vq.compressors.source import ModelSource, open_source
+from vq.compressors.texts import digest
+from vq.compressors.tune_blocks import block_quantizer
+from vq.compressors.tune_stage import check_tunable, tune_stage
 from vq.compressors.whole import run_whole
 from vq.compressors.workfolder import WorkFolder
 from vq.errors import VqError
@@ -35,9 +39,9 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        stage: ``read``, ``calibrate``, ``block`` or ``write``.
-        done: blocks finished.
-        total: blocks in all.
+        stage: ``read``, ``calibrate``, ``block``, ``teach``, ``tune`` or ``write``.
+        done: blocks finished; windows or steps in ``teach`` and ``tune``.
+        total: blocks, windows or steps in all.
         name: of the block just finished, or empty.
         seconds: spent on it; 0 if it was found finished.
         layers: figures of its layers by name.
@@ -123,13 +127,17 @@ def compress(
         work = WorkFolder(target)
         with work.locked() if ranks.first else contextlib.nullcontext():
             source = _open(model, work, ranks)
+            chosen = planned(source, work, chosen, calibration, restart, ranks)
             tell = progress if progress and ranks.first else lambda _: None
             run = _Run(source, work, chosen, tell, ranks)
+            check_tunable(run.skeleton, chosen, ranks, token_weights is not None)
             samples = run.read(calibration, token_weights)
             fingerprint = run.fingerprint(samples, max_shard_bytes)
             noted = {"threads": torch.get_num_threads()}
             changed = work.begin(fingerprint, noted, restart) if ranks.first else []
             resumed = run.blocks(samples)
+            if samples is not None:
+                tune_stage(run.skeleton, run.quantizer, work, chosen, samples.text, run.tell)
             report: dict[str, Any] = {}
             if ranks.first:
                 folder, report = assemble(
@@ -176,13 +184,13 @@ class _Run:
         self.skeleton: Skeleton = build_skeleton(source, attention=attention)
         self.total = len(self.skeleton.blocks)
         self.shelf = Shelf(options, options.seed)
-        self.quantizer = BlockQuantizer(self.skeleton, self.shelf, options, ranks)
+        self.quantizer = block_quantizer(self.skeleton, self.shelf, options, ranks)
         self._check_layers()
         self.tell("read", 0)
 
-    def tell(self, stage: str, done: int, **more: Any) -> None:
+    def tell(self, stage: str, done: int, total: int | None = None, **more: Any) -> None:
         """Report progress."""
-        self.progress(Progress(stage, done, self.total, **more))
+        self.progress(Progress(stage, done, total or self.total, **more))
 
     def _check_layers(self) -> None:
         """Raise where there is nothing to compress, or a pattern matches no layer."""
@@ -190,6 +198,8 @@ class _Run:
         if not names:
             raise VqError(f"{self.source.name}: its blocks hold no linear layer to compress")
         for pattern in self.options.layers:
+            if pattern.startswith("?"):  # of a recipe for many models: it may match nothing
+                continue
             alone = CompressOptions(layers={pattern: "keep"})
             if not any(alone.codebook_of(name) == "keep" for name in names):
                 raise VqError(f"layers: {pattern!r} matches no layer; names are such as {names[0]}")
@@ -214,6 +224,7 @@ class _Run:
             "model": self.source.identity(),
             "options": self.options.to_dict(),
             "calibration": None if samples is None else samples.digest,
+            "text": None if samples is None or samples.text is None else digest(samples.text),
             "max_shard_bytes": max_shard_bytes,
             "format_version": FORMAT_VERSION,
             "versions": {
@@ -260,6 +271,7 @@ class _Run:
                 if activations is not None:
                     before[self.skeleton.place(index - 1)[0]] = activations
                 activations = self._capture(inputs, stack, before)
+                self.quantizer.begin(activations)
             following = index < last
             if finished[index]:
                 self._replay(index, activations if following else None)
@@ -312,6 +324,7 @@ class _Run:
             return
         name, block = self.skeleton.block_name(index), self.skeleton.blocks[index]
         self.skeleton.fill(block, name)
+        self.quantizer.follow(index)
         if self.options.calibrate_on == "quantized":
             self._install(index)
         activations.advance(block, index, name)
@@ -321,7 +334,7 @@ class _Run:
         """Put the finished weights of a block in place."""
         tensors, reports = self.work.load_block(index) if self.ranks.first else ({}, {})
         tensors, reports = self.ranks.share_tensors(tensors, reports, 0)
-        self.quantizer.install(tensors, reports, self.quantizer.targets(index))
+        self.quantizer.restore(index, tensors, reports)
 
     def _whole(self, finished: list[bool], inputs: list[dict[str, Any]]) -> None:
         """Quantize the blocks of a model that must be run as a whole."""

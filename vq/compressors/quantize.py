@@ -116,6 +116,12 @@ class BlockQuantizer:
         linears = self.skeleton.linears(index)
         return {name: m for name, m in linears.items() if self.shelf.id_of(name) is not None}
 
+    def begin(self, activations: Activations) -> None:
+        """Hear of the inputs of a stack's first block, before it is quantized."""
+
+    def follow(self, index: int) -> None:
+        """Pass a block that an earlier process finished; it holds the original weights."""
+
     def quantize(self, index: int, activations: Activations | WholeModel | None) -> BlockResult:
         """Quantize a filled block and put the dequantized weights in place.
 
@@ -196,7 +202,7 @@ class BlockQuantizer:
                 hessian = None if hessians is None else hessians[number]
                 mine[number] = BlockResult()
                 self._round(group, linears, hessian, mine[number])
-                _note(mine[number].reports, hessian)
+                note_inputs(mine[number].reports, hessian)
                 if hessians is not None:
                     hessians[number] = None
         for number in range(len(groups)):
@@ -217,6 +223,10 @@ class BlockQuantizer:
         for name in names:
             book = self.shelf.books[self.shelf.id_of(name) or ""]
             install_dense(linears[name], from_parts(name, tensors, book, linears[name]))
+
+    def restore(self, index: int, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+        """Put what an earlier process made of a block in place."""
+        self.install(tensors, names, self.targets(index))
 
     def _round(
         self,
@@ -267,7 +277,7 @@ class BlockQuantizer:
         return report
 
 
-def _note(reports: dict[str, dict[str, Any]], hessian: Hessian | None) -> None:
+def note_inputs(reports: dict[str, dict[str, Any]], hessian: Hessian | None) -> None:
     """What a user should know of the inputs that a group of layers saw."""
     if hessian is None:
         return

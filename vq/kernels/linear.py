@@ -18,6 +18,7 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
+from vq.kernels.panels import TOKENS
 
 __all__ = [
     "INTEGER_ROWS",
@@ -93,6 +94,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("vq::packed_linear", _backward, setup_context=_setup, lib=library)
 
 
+def listens(x: Tensor) -> bool:
+    """Whether something must see an operation on x as an operation: a compiler, a gradient, a torch mode, a device."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or not x.is_cpu
+        or (x.requires_grad and torch.is_grad_enabled())
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def quick_linear(
     x: Tensor,
     weight: Tensor,
@@ -107,16 +121,7 @@ def quick_linear(
     The dispatcher and autograd's wrapper cost as much as a small layer. Tracing, compilation, gradients, other
     devices and every torch mode go through the operation.
     """
-    listens = (
-        torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or not x.is_cpu
-        or (x.requires_grad and torch.is_grad_enabled())
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-    )
-    call = packed_linear if listens or backend() != "cpu" else cpu
+    call = packed_linear if listens(x) or backend() != "cpu" else cpu
     y: Tensor = call(x, weight, scales, signs_in, signs_out, table, mode)
     return y
 
@@ -134,11 +139,12 @@ def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows
     hashed = header.layout == TILES and header.code == HASH_CODE
     if integer_mode(header, rows, mode):
         return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
-    if header.layout == PANELS and rows <= INTEGER_ROWS:
+    if header.layout == PANELS and rows <= TOKENS:
         return f"{isa} {mode}: {kernel_name(weight, table, mode)}, {rows} row(s)"
+    most = TOKENS if header.layout == PANELS else INTEGER_ROWS
     reason = (
-        f"more than {INTEGER_ROWS} rows"
-        if rows > INTEGER_ROWS
+        f"more than {most} rows"
+        if rows > most
         else "mode is float"
         if hashed
         else "layout 1 is an older one, compress again for a kernel"

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vq.kernels.dispatch import declare, library, native, threads
-from vq.kernels.linear import packed_linear_transposed
+from vq.kernels.dispatch import backend, declare, library, native, threads
+from vq.kernels.linear import listens, packed_linear_transposed
 from vq.kernels.linear_native import _TYPES, PLANES, _signs
 from vq.kernels.linear_native import cpu as one_cpu
 from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS
 from vq.kernels.linear_reference import reference as one_reference
 
-__all__ = ["packed_linear_group"]
+__all__ = ["packed_linear_group", "quick_linear_group"]
 
 
 def _fake(x: Tensor, weights: list[Tensor], scales: list[Tensor], *rest: Any) -> list[Tensor]:
@@ -149,3 +149,18 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
 torch.library.register_autograd(
     "vq::packed_linear_group", _backward, setup_context=_setup, lib=library
 )
+
+
+def quick_linear_group(
+    x: Tensor,
+    weights: list[Tensor],
+    scales: list[Tensor],
+    signs_in: Tensor | None,
+    signs_out: list[Tensor | None],
+    tables: list[Tensor],
+    mode: str,
+) -> list[Tensor]:
+    """``packed_linear_group`` without torch's dispatcher where nothing listens to it, as ``linear.quick_linear``."""
+    call = packed_linear_group if listens(x) or backend() != "cpu" else _cpu
+    y: list[Tensor] = call(x, weights, scales, signs_in, signs_out, tables, mode)
+    return y

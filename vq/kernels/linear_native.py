@@ -30,6 +30,7 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
+from vq.kernels.panels import TOKENS
 
 PLANES = {"int8": 1, "int15": 2}
 ACTIVATIONS = {"float": 0, "int8": 1, "int15": 2}
@@ -119,7 +120,11 @@ def _quick(
     width, out = x.shape[-1] if x.ndim else 0, scales.numel()
     rows = x.numel() // width if width else 0
     tables = (table.ndim, table.dtype) in _TABLES
-    if not (code + tables > 0 and 0 < rows <= INTEGER_ROWS and width <= INTEGER_COLUMNS):
+    if not (
+        code + tables > 0
+        and 0 < rows <= (TOKENS if tables else INTEGER_ROWS)
+        and width <= INTEGER_COLUMNS
+    ):
         return None
     types = (x.dtype, weight.dtype, scales.dtype, table.dtype)
     first, last = _signs(signs_in, width), _signs(signs_out, out)

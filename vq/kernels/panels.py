@@ -8,6 +8,10 @@ from torch import Tensor
 
 from vq.kernels.formats import HEADER_BYTES, PANEL_ROWS, PackedHeader
 
+TOKENS = (
+    32  # rows of x up to which the kernels work on packed codes; more decode panels of the matrix
+)
+
 
 def pack_panels(codes: Tensor, header: PackedHeader) -> Tensor:
     """Payload of layout 4.

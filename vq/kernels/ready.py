@@ -9,6 +9,7 @@ from vq.kernels.dispatch import backend, native
 from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
 from vq.kernels.linear_native import ACTIVATIONS, PLANES, table_sizes
 from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS, check
+from vq.kernels.panels import TOKENS
 
 
 class ReadyLinear:
@@ -24,7 +25,7 @@ class ReadyLinear:
         ValueError: if they do not fit each other.
     """
 
-    __slots__ = ("_call", "_rest", "_shape", "mode", "table", "tensors", "version")
+    __slots__ = ("_call", "_rest", "_shape", "_tokens", "mode", "table", "tensors", "version")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class ReadyLinear:
         signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
         where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
         self._shape = (header.in_features, header.out_features)
+        self._tokens = TOKENS if header.layout == PANELS else INTEGER_ROWS
         if header.layout == PANELS:
             self._call = module.tables_linear
             self._rest = (*where, table.data_ptr(), *table_sizes(table), *self._shape)
@@ -72,7 +74,7 @@ class ReadyLinear:
             return None
         shape = x.shape
         rows = x.numel() // width
-        if shape[-1:] != (width,) or not 0 < rows <= INTEGER_ROWS or not x.is_contiguous():
+        if shape[-1:] != (width,) or not 0 < rows <= self._tokens or not x.is_contiguous():
             return None
         y = torch.empty((*shape[:-1], out), dtype=torch.float32)
         done = self._call(x.data_ptr(), rows, *self._rest, y.data_ptr(), torch.get_num_threads())

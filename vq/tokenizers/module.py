@@ -231,9 +231,11 @@ class TokenizerModule(lightning.LightningModule):
     @torch.no_grad()
     def start_backbone(self) -> None:
         """Let the backbone look at signals from the pool before the first step."""
-        backbone, positions, signals = self.tokenizer.backbone, 0, []
+        backbone = self.tokenizer.backbone
         if type(backbone).start is Backbone.start:
             return
+        positions = 0
+        signals: list[Tensor] = []
         while positions < _START_POSITIONS:
             signals.append(self.pool(len(signals)).to(self.device))
             positions += len(signals[-1]) * math.prod(backbone.positions(signals[-1].shape[2:]))
