@@ -123,6 +123,12 @@ def build_model() -> Callable[..., Path]:
     return make_model
 
 
+@pytest.fixture(scope="session")
+def build_tokenizer_files() -> Callable[[Path], None]:
+    """Function: put the files of a tokenizer of 61 words into a model folder."""
+    return save_tokenizer
+
+
 def make_tokenizer(kind: str, seed: int = 0) -> Any:
     """A small tokenizer with random networks and a codebook of three stages, started on its own features."""
     from vq.quantizers import make

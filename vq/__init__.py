@@ -14,6 +14,7 @@ from vq.errors import VqError
 
 if TYPE_CHECKING:
     from vq.compressors.load import load, load_tokenizer
+    from vq.compressors.module import compress_module, load_module, save_module
     from vq.compressors.options import CompressOptions
     from vq.compressors.pipeline import compress
     from vq.tokenizers.tokenizer import Tokenizer
@@ -25,16 +26,22 @@ __all__ = [
     "VqError",
     "__version__",
     "compress",
+    "compress_module",
     "load",
+    "load_module",
     "load_tokenizer",
+    "save_module",
 ]
 
 _LAZY = {
     "CompressOptions": "vq.compressors.options",
     "Tokenizer": "vq.tokenizers.tokenizer",
     "compress": "vq.compressors.pipeline",
+    "compress_module": "vq.compressors.module",
     "load": "vq.compressors.load",
+    "load_module": "vq.compressors.module",
     "load_tokenizer": "vq.compressors.load",
+    "save_module": "vq.compressors.module",
 }
 
 

@@ -125,13 +125,13 @@ def test_a_block_sees_the_quantized_blocks_before_it(run, monkeypatch):
 
     monkeypatch.setattr(BlockQuantizer, "quantize", watch)
     capture = pipeline.capture
-    monkeypatch.setattr(pipeline, "capture", lambda s, t: tokens.append(t) or capture(s, t))
+    monkeypatch.setattr(pipeline, "capture", lambda s, t, *a: tokens.append(t) or capture(s, t, *a))
     output = run().output
     model = vq.load(output, dtype=torch.float32, mode="float")
     seen = []
     model.model.layers[2].register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
     with torch.no_grad():
-        model(tokens[0][:1])
+        model(**tokens[0][0])
     torch.testing.assert_close(inputs[2][0], seen[0], atol=1e-4, rtol=1e-4)
 
 
@@ -251,13 +251,6 @@ def test_wrong_calls_are_refused(run, llama, copy, build_model, tmp_path):
         run(model=small)
 
 
-def test_models_outside_our_reach_are_refused(run, build_model, tmp_path):
-    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
-    folder = build_model(tmp_path / "moe", "qwen3_moe", layers=1, **moe)
-    with pytest.raises(VqError, match=r"only \d+% of the block weights are in linear layers"):
-        run(model=folder)
-
-
 def test_dead_inputs_are_reported_by_name(run, llama, copy, monkeypatch):
     from safetensors.torch import load_file, save_file
 
@@ -268,7 +261,7 @@ def test_dead_inputs_are_reported_by_name(run, llama, copy, monkeypatch):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     result = run(model=folder)
     assert result.warnings == [
-        "model.layers.1.mlp.down_proj: 1 input channels were always zero",
+        "model.layers.1.mlp.down_proj: 1 input channels were always zero (channels 7)",
     ]
 
 

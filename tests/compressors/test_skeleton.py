@@ -2,9 +2,8 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
-from vq.compressors.skeleton import build_skeleton, find_blocks
+from vq.compressors.skeleton import build_skeleton
 from vq.compressors.source import open_source
 from vq.errors import VqError
 
@@ -51,10 +50,16 @@ def test_unknown_architecture_gives_the_nearest(llama, copy, tmp_path):
         skeleton_of(copy(llama, model_type="lama"), tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["t5", "vit"])
-def test_models_that_are_no_decoders(llama, copy, tmp_path, kind):
-    with pytest.raises(VqError, match=r"encoder|not a causal language model"):
-        skeleton_of(copy(llama, model_type=kind), tmp_path)
+def test_a_class_that_transformers_lacks(llama, copy, tmp_path):
+    with pytest.raises(
+        VqError, match=r"\['LamaForCausalLM'\], which transformers .* does not have"
+    ):
+        skeleton_of(copy(llama, architectures=["LamaForCausalLM"]), tmp_path)
+
+
+def test_without_a_class_it_is_a_language_model(llama, copy, tmp_path):
+    model = skeleton_of(copy(llama, architectures=None), tmp_path).model
+    assert type(model).__name__ == "LlamaForCausalLM"
 
 
 def test_wrong_shape_is_named(llama, copy, tmp_path):
@@ -65,30 +70,14 @@ def test_wrong_shape_is_named(llama, copy, tmp_path):
         skeleton.fill(skeleton.blocks[0], "model.layers.0")
 
 
-def test_blocks_are_the_largest_list():
-    model = nn.Module()
-    model.heads = nn.ModuleList([nn.Linear(2, 2)])
-    model.body = nn.ModuleList([nn.Sequential(nn.Linear(9, 9)), nn.Sequential(nn.Linear(9, 9))])
-    assert find_blocks(model, "x") == "body"
-    with pytest.raises(VqError, match="found no list of decoder blocks"):
-        find_blocks(nn.Linear(2, 2), "x")
-
-
-def test_coverage_counts_expert_tensors(build_model, tmp_path):
-    folder = build_model(
-        tmp_path / "moe",
-        "qwen3_moe",
-        layers=1,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        head_dim=8,
-    )
+def test_experts_are_linear_layers(build_model, tmp_path):
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    folder = build_model(tmp_path / "moe", "qwen3_moe", layers=1, head_dim=8, **sizes)
     skeleton = skeleton_of(folder, tmp_path)
-    covered = set(skeleton.linears(0))
-    sizes = {n: p.numel() for n, p in skeleton.blocks[0].named_parameters() if p.ndim >= 2}
-    experts = sum(size for name, size in sizes.items() if "experts" in name)
-    linears = sum(m.weight.numel() for m in skeleton.linears(0).values())
-    assert experts == 4 * 3 * 16 * 32
-    assert skeleton.coverage(covered) == pytest.approx(linears / sum(sizes.values()))
+    linears = skeleton.linears(0)
+    experts = [m for name, m in linears.items() if ".experts." in name]
+    assert sum(m.weight.numel() for m in experts) == 4 * 3 * 16 * 32
+    router = skeleton.blocks[0].mlp.gate.weight.numel()
+    total = sum(p.numel() for p in skeleton.blocks[0].parameters() if p.ndim >= 2)
+    assert skeleton.coverage(set(linears)) == pytest.approx(1 - router / total)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen3_moe"

@@ -16,6 +16,7 @@ SHAPES = [
     (70, 8, 2111),
     (40, 32, 90),
     (11, 70, 65),
+    (33, 70, 2100),
 ]
 KERNELS = ["portable", "avx2", "avx512", "reference"]
 
@@ -92,9 +93,8 @@ def test_neighbours_and_margins(kernel, shape, top, weighted):
 
 
 def test_ties_go_to_the_lowest_index(kernel):
-    x = torch.zeros(5, 3)
-    for entries in (50, 3000):
-        table = torch.ones(entries, 3)
+    for dim, entries in ((3, 50), (3, 3000), (100, 3000)):
+        x, table = torch.zeros(5, dim), torch.ones(entries, dim)
         assert nearest(x, table).tolist() == [0] * 5
         table[[20, 37, entries - 1]] = 0
         assert nearest(x, table).tolist() == [20] * 5

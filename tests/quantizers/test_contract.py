@@ -191,15 +191,17 @@ def test_other_types_give_the_codes_of_the_same_numbers(layer, kind):
 
 
 def test_autocast_changes_nothing(layer):
-    x = data(50, layer.dim)
     found = []
     for on in (False, True):
-        one = copy.deepcopy(layer).train()
+        one, x = copy.deepcopy(layer).train(), data(50, layer.dim).requires_grad_()
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16, enabled=on):
             result = one(x)
             assert torch.equal(one.decode(result.codes), result.values)
-        found.append((result.codes, result.values, result.loss))
+            codes = copy.deepcopy(one).eval().encode(x)
+        (result.values.square().sum() + result.loss).backward()
+        grads = [p.grad for p in one.parameters() if p.grad is not None]
+        found.append((result.codes, result.values, result.loss, codes, x.grad, *grads))
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
 

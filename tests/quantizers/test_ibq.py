@@ -126,6 +126,13 @@ def test_it_learns():
     assert sum(errors[-10:]) < 0.7 * sum(errors[:10])
 
 
+def test_long_vectors_use_the_table_too():
+    made = make("ibq", codebook="kmeans(dim=256, entries=64, iterations=5)").eval()
+    x = data(2000, 256) + 0.5
+    made.start(x)
+    assert float(made(data(2000, 256, seed=1) + 0.5).stats["utilization"]) > 0.9
+
+
 def test_wrong_arguments_are_refused():
     for wrong, text in (
         ({"codebook": "simvq(dim=4, entries=8)"}, "kmeans"),

@@ -6,7 +6,8 @@ from pathlib import Path
 from vq.codebooks import FAMILIES
 from vq.quantizers import KINDS
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "quantizers.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "quantizers.md").read_text(encoding="utf-8")
 KIND_TABLE, FAMILY_TABLE = TEXT.partition("## Which kind carries a family")[::2]
 
 
@@ -34,3 +35,14 @@ def test_every_family_has_a_kind():
         same = "the kind of the same name" in row
         assert named & set(KINDS) and ("fixed" in named)
         assert not same or set(re.findall(r"`(\w+)`", row.split("|")[1])) <= set(KINDS)
+
+
+def test_every_defect_has_a_test():
+    rows = TEXT.partition("| defect | test |")[2].strip().splitlines()[1:]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, name in named:
+            path = ROOT / file if "/" in file else Path(__file__).with_name(file)
+            assert f"def {name}(" in path.read_text(encoding="utf-8"), name

@@ -312,10 +312,12 @@ def test_stats_of_a_batch():
 def test_nothing_of_size_vectors_times_entries(config):
     made = layer(entries=2048, width=8, **config)
     x = data(4096, 8).requires_grad_()
-    with Largest() as seen:
-        found = made(x)
-        (found.values.sum() + found.loss).backward()
-    assert seen.numel <= 4096 * 8
+    for mode in (True, False):
+        with Largest() as seen:
+            found = made.train(mode)(x)
+            (found.values.sum() + found.loss).backward()
+            made.decode(made.encode(x))
+        assert seen.numel <= 4096 * 8
 
 
 # Start, state, configuration.

@@ -1,17 +1,21 @@
-"""Compress a language model to a Hugging Face folder.
+"""Compress a model to a Hugging Face folder.
 
-MODEL is a folder of safetensors, a .gguf file or a hub id. One block is in memory at a time. A run that was
-stopped goes on where it was: give the same command again, the result has the same bytes.
+MODEL is a folder of safetensors, a .gguf file, a CTranslate2 model.bin or a hub id: a language model, an
+encoder, an encoder-decoder. One block is in memory at a time. A run that was stopped goes on where it was: give
+the same command again, the result has the same bytes. Several processes share the work when torchrun starts them,
+and the bytes stay the same.
 
   vq compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/
+  torchrun --nproc-per-node 4 -m vq.cli compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vq.analysis.environment import machine, table, versions, write_json
 from vq.cli.common import add_common, apply_threads, need_transformers
@@ -26,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model folder, .gguf file or hub id")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder to make")
     parser.add_argument(
-        "--calibration", nargs="+", metavar="FILE", help="text the model should stay good at"
+        "--calibration",
+        nargs="+",
+        metavar="FILE",
+        help="text (sound for a speech model) the model should stay good at: files or folders",
     )
     parser.add_argument(
         "--bits", type=float, metavar="B", help="bits per weight of the default trellis (1 to 4)"
@@ -41,6 +48,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace an existing OUT at the end"
     )
     parser.add_argument("--restart", action="store_true", help="throw an unfinished run away")
+    parser.add_argument(
+        "--calibrate-on",
+        choices=("quantized", "original"),
+        help="what a block sees in calibration: outputs of the quantized blocks before it (default), or of "
+        "the original ones",
+    )
+    parser.add_argument(
+        "--token-weights",
+        choices=("none", "attention"),
+        help="how calibration tokens count: all alike (default), or by the attention they receive",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=1800,
+        metavar="S",
+        help="with torchrun: seconds to wait for another process before the job ends (default: 1800)",
+    )
     add_common(parser)
     parser.set_defaults(seed=None)
 
@@ -60,8 +85,10 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         restart=args.restart,
         progress=_Bar(),
+        timeout=args.timeout,
     )
-    _print(report, asdict(options), args.json)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _print(report, asdict(options), args.json)
 
 
 def read_options(args: argparse.Namespace) -> Any:
@@ -72,7 +99,7 @@ def read_options(args: argparse.Namespace) -> Any:
     """
     from vq.compressors.recipes import read_recipe
 
-    names = ("codebook", "windows", "context", "seed")
+    names = ("codebook", "windows", "context", "seed", "calibrate_on", "token_weights")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.bits is not None:
         if args.codebook:
@@ -84,28 +111,34 @@ def read_options(args: argparse.Namespace) -> Any:
 
 
 class _Bar:
-    """Progress of the blocks on standard error."""
+    """Progress on standard error: one bar a stage."""
+
+    TEXTS: ClassVar[dict[str, tuple[str, str]]] = {
+        "block": ("compressing", "block"),
+        "teach": ("asking the original", "window"),
+        "tune": ("tuning", "step"),
+    }
 
     def __init__(self) -> None:
         from tqdm import tqdm
 
         self.make = tqdm
         self.bar: Any = None
+        self.stage = ""
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage == "calibrate":
             print("reading the calibration text", file=sys.stderr)
-        if progress.stage != "block":
-            if self.bar is not None:
-                self.bar.close()
+        if progress.stage != self.stage and self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        self.stage = progress.stage
+        if progress.stage not in self.TEXTS:
             return
         if self.bar is None:
+            text, unit = self.TEXTS[progress.stage]
             self.bar = self.make(
-                total=progress.total,
-                desc="compressing",
-                unit="block",
-                disable=None,
-                file=sys.stderr,
+                total=progress.total, desc=text, unit=unit, disable=None, file=sys.stderr
             )
         self.bar.update(progress.done - self.bar.n)
 

@@ -2,19 +2,24 @@
 
 A language model on held-out text: perplexity, and against its original KL divergence and top-1 agreement. Bits per
 weight are counted from the bytes of the checkpoint: codes, headers, scales, signs and tables of the quantized layers,
-divided by their weights.
+divided by their weights. --tasks runs tasks of lm-evaluation-harness beside it or alone.
+
+A speech model (Whisper) on a folder of sounds, against its original: loss of the original's transcripts, each token
+after the true ones, and the word error rate against them.
 
 A tokenizer (the folder of a `vq train` run) on a folder of files: PSNR and SSIM, or SI-SDR, STFT and mel distance, with
 confidence intervals over files; bits, counted from a real token file; use of the codes; all of it for every number of
 stages.
 
   vq eval OUT --reference MODEL --text HELD_OUT.txt
+  vq eval WHISPER --reference MODEL --audio SOUNDS
   vq eval runs/image-f4 photos/ --held-out
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokenizers: only the files of DATA that `vq train` holds out of it",
     )
     parser.add_argument("--text", nargs="+", metavar="FILE", help="held-out text: files or folders")
+    parser.add_argument(
+        "--audio", nargs="+", metavar="FILE", help="speech models: sounds, files or folders"
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="YAML", help="tasks of lm-evaluation-harness with local data"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="at most N documents of a task, or N sounds"
+    )
     parser.add_argument("--reference", metavar="MODEL", help="the original, for KL and agreement")
     parser.add_argument(
         "--context", type=int, default=1024, metavar="N", help="tokens a window (default: 1024)"
@@ -63,8 +77,12 @@ def run(args: argparse.Namespace) -> None:
         raise VqError(
             f"{args.model} is no tokenizer of `vq train`; a language model is scored on text, --text FILE"
         )
-    if args.text is None:
-        raise VqError("--text FILE: expected held-out text for a language model")
+    if args.audio is not None:
+        return _run_speech(args)
+    if args.text is None and args.tasks is None:
+        raise VqError(
+            "--text FILE: expected held-out text for a language model (--audio for a speech model, --tasks)"
+        )
     _run_language_model(args)
 
 
@@ -79,19 +97,58 @@ def _run_language_model(args: argparse.Namespace) -> None:
     from vq.compressors.evaluate import score, text_windows
     from vq.compressors.texts import read_texts, tokenize
 
-    texts = read_texts(args.text)
+    texts = read_texts(args.text) if args.text else None
     model, tokenizer = open_model(args.model, mode=args.mode)
-    windows = text_windows(tokenize(texts, tokenizer), args.context, args.windows)
-    reference = open_model(args.reference)[0] if args.reference else None
-    done, close = progress(len(windows), "scoring", "window")
-    scores = score(model, windows, reference, done)
+    scores: dict[str, Any] = {}
+    if texts is not None:
+        windows = text_windows(tokenize(texts, tokenizer), args.context, args.windows)
+        reference = open_model(args.reference)[0] if args.reference else None
+        done, close = progress(len(windows), "scoring", "window")
+        scores = asdict(score(model, windows, reference, done))
+        close()
+    if args.tasks:
+        from vq.compressors.tasks import run_tasks
+
+        limits = {"context": args.context, "limit": args.limit, "seed": args.seed}
+        scores["tasks"] = run_tasks(model, tokenizer, args.tasks, **limits)
+    _show(args, scores, _report)
+
+
+def _run_speech(args: argparse.Namespace) -> None:
+    """Loss and word errors of a speech model against its original."""
+    import torch
+
+    from vq.compressors.load import load
+    from vq.compressors.source import locate
+    from vq.compressors.speech import open_listener, score_speech, sound_files
+
+    if args.reference is None:
+        raise VqError(
+            "--reference MODEL: a speech model is scored against its original's transcripts"
+        )
+    files = sound_files(args.audio)
+    if args.limit is not None and args.limit < len(files):
+        places = torch.linspace(0, len(files) - 1, args.limit, dtype=torch.float64).round().long()
+        files = [files[i] for i in places.tolist()]
+    reference = load(args.reference, dtype=torch.float32)
+    listener = open_listener(locate(args.model), args.model)
+    model = load(args.model, dtype=torch.float32, mode=args.mode)
+    done, close = progress(len(files), "listening", "file")
+    scores = asdict(score_speech(model, reference, listener, files, done))
     close()
-    data = {"model": args.model, "reference": args.reference, **asdict(scores), **_size(args.model)}
+    _show(args, scores, _speech_report)
+
+
+def _show(
+    args: argparse.Namespace, scores: dict[str, Any], report: Callable[[dict[str, Any]], str]
+) -> None:
+    """Print the scores, as JSON where that is asked for."""
+    data = {"model": args.model, "reference": args.reference, **scores, **_size(args.model)}
     data |= {"seed": args.seed, "machine": machine(), "versions": versions()}
     if args.json:
         write_json(data, args.json)
     if args.json != "-":
-        print(_report(data))
+        print(report(data))
 
 
 def _size(name: str) -> dict[str, Any]:
@@ -112,19 +169,42 @@ def _size(name: str) -> dict[str, Any]:
 
 def _report(data: dict[str, Any]) -> str:
     """The scores as a table of two columns."""
-    rows = [["perplexity", f"{data['perplexity']:.3f}"]]
-    if data["reference_perplexity"] is not None:
-        ratio = data["perplexity"] / data["reference_perplexity"]
-        rows += [
-            ["perplexity of the reference", f"{data['reference_perplexity']:.3f}"],
-            ["ratio", f"{ratio:.3f}"],
-            ["KL to the reference (nats a token)", f"{data['kl']:.4f}"],
-            ["top-1 agreement", f"{data['top1']:.1%}"],
-        ]
-    rows += [["context", str(data["context"])], ["tokens", str(data["tokens"])]]
+    rows = []
+    if "perplexity" in data:
+        rows.append(["perplexity", f"{data['perplexity']:.3f}"])
+        if data["reference_perplexity"] is not None:
+            ratio = data["perplexity"] / data["reference_perplexity"]
+            rows += [
+                ["perplexity of the reference", f"{data['reference_perplexity']:.3f}"],
+                ["ratio", f"{ratio:.3f}"],
+                ["KL to the reference (nats a token)", f"{data['kl']:.4f}"],
+                ["top-1 agreement", f"{data['top1']:.1%}"],
+            ]
+        rows += [["context", str(data["context"])], ["tokens", str(data["tokens"])]]
+    for task, metrics in data.get("tasks", {}).items():
+        numbers = {k: v for k, v in metrics.items() if isinstance(v, float)}
+        rows += [[f"{task}: {key}", f"{value:.4f}"] for key, value in numbers.items()]
+    return table([data["model"], ""], rows + _size_rows(data))
+
+
+def _speech_report(data: dict[str, Any]) -> str:
+    """Scores of a speech model as a table of two columns."""
+    rows = [
+        ["loss of the original's transcripts (nats a token)", f"{data['loss']:.4f}"],
+        ["the same of the original", f"{data['reference_loss']:.4f}"],
+        ["word error rate against the original", f"{data['word_error_rate']:.2%}"],
+        ["transcripts that are the same", f"{data['same']} of {data['files']}"],
+        ["words", str(data["words"])],
+        ["tokens", str(data["tokens"])],
+    ]
+    return table([data["model"], ""], rows + _size_rows(data))
+
+
+def _size_rows(data: dict[str, Any]) -> list[list[str]]:
+    rows = []
     if data["bits_per_weight"] is not None:
         rows.append(["bits per weight, quantized layers", f"{data['bits_per_weight']:.3f}"])
         rows.append(["bits per weight, whole model", f"{data['total_bits_per_weight']:.3f}"])
     if data["file_bytes"] is not None:
         rows.append(["file, MB", f"{data['file_bytes'] / 1e6:.1f}"])
-    return table([data["model"], ""], rows)
+    return rows

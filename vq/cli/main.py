@@ -13,12 +13,14 @@ import vq
 
 COMMANDS = {
     "compress": "compress a language model to about 2 bits a weight",
+    "plan": "choose a codebook for each matrix under a budget, forecast quality",
     "eval": "score a language model or a tokenizer: quality and real bits",
     "generate": "write text with a model, compressed or not",
     "train": "train an image or audio tokenizer on a folder of files",
     "encode": "turn images or sounds into tokens",
     "decode": "turn tokens back into files",
     "roundtrip": "check that tokens decode to what the tokenizer made",
+    "analyze": "say what a codebook has learned and what is wrong with it",
     "codebooks": "list the codebooks with rate, entries and distortion",
     "bench": "measure codebooks and kernels",
     "info": "versions, CPU features, kernels in use and why",

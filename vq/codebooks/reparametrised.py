@@ -50,14 +50,15 @@ class Reparametrised(Codebook):
 
     @property
     def table(self) -> Tensor:
-        """All vectors ``(entries, dim)`` float32, without a gradient; computed in float64 and rounded once."""
-        with torch.no_grad():
-            matrix, offset = self.map.double(), self.offset.double()
+        """All vectors ``(entries, dim)`` float32, without a gradient.
+
+        A row is only ever computed with all others, in the same parts, so that it has the same bits every time.
+        """
+        with torch.no_grad(), torch.autocast(self.map.device.type, enabled=False):
             basis = self.basis_rows()
             table = torch.empty(len(basis), self._dim, device=basis.device)
-            for start in range(0, len(basis), _ROWS):  # float64 of a part at a time
-                part = slice(start, start + _ROWS)
-                table[part] = torch.addmm(offset, basis[part].double(), matrix)
+            for part, out in zip(basis.split(_ROWS), table.split(_ROWS), strict=True):
+                torch.addmm(self.offset, part, self.map, out=out)
             return table
 
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -135,9 +136,13 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         basis, codes = ctx.saved_tensors
-        flat = grads[0].reshape(-1, grads[0].shape[-1])
-        rows = basis.index_select(0, codes.reshape(-1).long()).to(flat.dtype)
-        return rows.t() @ flat, flat.sum(0), None, None, None
+        flat, index = grads[0].reshape(-1, grads[0].shape[-1]), codes.reshape(-1).long()
+        if len(basis) < len(flat):  # a sum for each row, then the smaller product
+            flat = flat.new_zeros(len(basis), flat.shape[1]).index_add_(0, index, flat)
+            rows = basis
+        else:
+            rows = basis.index_select(0, index)
+        return rows.to(flat.dtype).t() @ flat, flat.sum(0), None, None, None
 
 
 def match_moments(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

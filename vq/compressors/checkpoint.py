@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import vq
+from vq.compressors.experts import fused_of
 from vq.compressors.options import CompressOptions
 from vq.compressors.quantize import SHARED, Shelf
+from vq.compressors.report import experts_of, left_alone
+from vq.compressors.samples import Samples
 from vq.compressors.skeleton import Skeleton
 from vq.compressors.source import INDEX, SINGLE, ModelSource
 from vq.compressors.tensorfile import Pending, pending, read_header, write_json, write_tensors
-from vq.compressors.texts import Windows
 from vq.compressors.workfolder import WorkFolder
 from vq.errors import VqError
 
@@ -46,7 +46,7 @@ def assemble(
     shelf: Shelf,
     options: CompressOptions,
     max_shard_bytes: int,
-    windows: Windows | None,
+    samples: Samples | None,
 ) -> tuple[Path, dict[str, Any]]:
     """Write the complete folder inside the work folder.
 
@@ -57,18 +57,24 @@ def assemble(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     packed, layers = _finished(skeleton, work)
-    shared = _codebook_tensors(shelf)
-    plain = {
-        name: Pending(entry.dtype, entry.shape, entry.read)
-        for name, entry in source.entries.items()
-        if name not in packed
+    tuned = {
+        n: packed.pop(n)
+        for n in list(packed)
+        if n in source.entries and n[: -len(".weight")] not in layers
     }
+    shared = _codebook_tensors(shelf)
+    plain = _plain(source, skeleton, set(layers)) | tuned
     report = {
         **_report(layers, {**packed, **shared}, plain, options),
         "files": _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes),
         "coverage": round(skeleton.coverage(set(layers)), 6),
-        "calibration": _calibration(windows),
+        "left_alone": left_alone(skeleton, set(layers)),
+        "calibration": None if samples is None else samples.summary,
+        "tuning": work.tuning_report(),
     }
+    experts = experts_of(layers)
+    if experts:
+        report["experts"] = experts
     config = {**source.config, "quantization_config": quantization_config(skeleton, shelf, options)}
     write_json(folder / "config.json", config)
     _copy_others(source.folder, folder)
@@ -84,20 +90,35 @@ def _finished(skeleton: Skeleton, work: WorkFolder) -> tuple[dict[str, Pending],
         entries, _ = read_header(work.block_file(index))
         layers.update(work.load_block(index)[1])
         packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
+    packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in work.tuned().items()})
     return packed, layers
 
 
-def _calibration(windows: Windows | None) -> dict[str, Any] | None:
-    """What the report says of the calibration text."""
-    if windows is None:
-        return None
-    count, context = windows.tokens.shape
-    return {
-        "windows": count,
-        "context": context,
-        "text_tokens": windows.available,
-        "sha256": windows.digest,
+def _plain(source: ModelSource, skeleton: Skeleton, packed: set[str]) -> dict[str, Pending]:
+    """What is not packed: tensors of the source, and from fused experts what is left of them."""
+    used = {key for layer in packed for key in skeleton.stored(f"{layer}.weight")}
+    fused = skeleton.unfused(packed)
+    rest: dict[str, Pending] = {}
+    for name, origin in skeleton.origins.items():
+        if origin.index is None or fused_of(name) not in fused:
+            continue
+        used |= skeleton.stored(name)
+        layer, _, part = name.rpartition(".")
+        if layer not in packed or part != "weight":
+            rest[name] = _from_origin(skeleton, name)
+    entries = {
+        name: Pending(entry.dtype, entry.shape, entry.read)
+        for name, entry in source.entries.items()
+        if name not in used
     }
+    return {**entries, **rest}
+
+
+def _from_origin(skeleton: Skeleton, name: str) -> Pending:
+    """A part of a fused tensor that is written on its own."""
+    shape = tuple(skeleton.model.get_parameter(name).shape)
+    dtype = skeleton.source.entries[min(skeleton.stored(name))].dtype
+    return Pending(dtype, shape, lambda: skeleton.read(name).contiguous())
 
 
 def publish(folder: Path, target: Path) -> None:
@@ -127,10 +148,14 @@ def quantization_config(
     skeleton: Skeleton, shelf: Shelf, options: CompressOptions
 ) -> dict[str, Any]:
     """The ``quantization_config`` entry of ``config.json``."""
-    names = [n for n, m in skeleton.model.named_modules() if type(m) is nn.Linear]
     blocks = {n for i in range(len(skeleton.blocks)) for n in skeleton.linears(i)}
-    ids = {name: shelf.id_of(name) if name in blocks else None for name in names}
+    ids = {name: shelf.id_of(name) if name in blocks else None for name in skeleton.convertible}
+    packed = {name for name, book_id in ids.items() if book_id is not None}
+    fused = skeleton.unfused(packed)
+    names = [n for n in ids if fused_of(n) is None or fused_of(n) in fused]
+    more = {"unfused_experts": sorted(fused)} if fused else {}
     return {
+        **more,
         "quant_method": "vq",
         "format_version": FORMAT_VERSION,
         "library_version": vq.__version__,
@@ -140,7 +165,7 @@ def quantization_config(
         },
         "default_codebook": "c0",
         "layers": {n: i for n, i in ids.items() if i not in (None, "c0")},
-        "modules_to_not_convert": sorted(n for n, i in ids.items() if i is None),
+        "modules_to_not_convert": sorted(n for n in names if ids[n] is None),
         "rotation": options.rotation,
         "rounding": options.rounding,
     }

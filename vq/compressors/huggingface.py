@@ -15,8 +15,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
 from vq.compressors.checkpoint import FORMAT_VERSION
+from vq.compressors.embedding import put_embedding
+from vq.compressors.experts import unfuse
 from vq.compressors.linear import QuantizedLinear
+from vq.compressors.naming import renamed_keys
+from vq.compressors.older import adopt_stored
 from vq.compressors.quantize import PARTS, SHARED
+from vq.compressors.surgery import put_packed
 from vq.compressors.tensorfile import read_header
 from vq.errors import VqError
 from vq.kernels.formats import read_packed
@@ -33,6 +38,8 @@ class VqConfig(QuantizationConfigMixin):
         layers: id of the codebook of layers that differ.
         modules_to_not_convert: linear layers that are not quantized.
         rotation: ``none``, ``input`` or ``both``.
+        unfused_experts: modules whose experts stand one by one.
+        embeddings: packed embeddings: their module, codebook, rotation and tied head.
         rounding: how codes were found, for the record.
         format_version: of the folder.
         library_version: that wrote it, for the record.
@@ -49,6 +56,8 @@ class VqConfig(QuantizationConfigMixin):
         layers: dict[str, str] | None = None,
         modules_to_not_convert: list[str] | None = None,
         rotation: str = "input",
+        unfused_experts: list[str] | None = None,
+        embeddings: dict[str, Any] | None = None,
         rounding: str = "",
         format_version: int = FORMAT_VERSION,
         library_version: str = "",
@@ -67,6 +76,8 @@ class VqConfig(QuantizationConfigMixin):
         self.default_codebook = default_codebook
         self.layers = dict(layers or {})
         self.modules_to_not_convert = list(modules_to_not_convert or [])
+        self.unfused_experts = list(unfused_experts or [])
+        self.embeddings = dict(embeddings or {})
         self.rotation, self.rounding = rotation, rounding
         self.format_version, self.library_version = format_version, library_version
         used = {default_codebook, *self.layers.values()}
@@ -111,6 +122,7 @@ class VqHfQuantizer(HfQuantizer):
         files = [Path(file) for file in kwargs.get("checkpoint_files") or ()]
         if files and all(file.suffix == ".safetensors" for file in files):
             check_complete(model, files)
+            adopt_stored(model, files)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         refresh(model, self.quantization_config)
@@ -122,31 +134,29 @@ def install(model: nn.Module, config: VqConfig) -> None:
     """Replace linear layers by packed ones on the meta device, and add the shared codebooks to the root."""
     with _plain_defaults():
         books = {key: _codebook(key, entry) for key, entry in config.codebooks.items()}
-    kept = set(config.modules_to_not_convert)
-    rotate_in, rotate_out = _ROTATIONS[config.rotation]
     prefix = getattr(model, "base_model_prefix", "")
-    for name, linear in list(model.named_modules()):
-        names = {name, f"{prefix}.{name}"}  # a headless model has no prefix
-        if type(linear) is not nn.Linear or names & kept:
-            continue
-        found = [config.layers[n] for n in names if n in config.layers]
-        layer = QuantizedLinear(
-            linear.in_features,
-            linear.out_features,
-            books[found[0] if found else config.default_codebook],
-            rotate_in=rotate_in,
-            rotate_out=rotate_out,
-            bias=linear.bias is not None,
-            device="meta",
-            dtype=linear.weight.dtype,
-        )
-        model.set_submodule(name, layer.requires_grad_(False))
+    kept = set(config.modules_to_not_convert)
+
+    def listed(name: str) -> set[str]:
+        return {name, f"{prefix}.{name}"}  # a headless model has no prefix
+
+    def book_of(name: str) -> Codebook | None:
+        if listed(name) & kept:
+            return None
+        found = [config.layers[n] for n in listed(name) if n in config.layers]
+        return books[found[0] if found else config.default_codebook]
+
+    fused = set(config.unfused_experts)
+    unfuse(model, [name for name, _ in model.named_modules() if listed(name) & fused])
+    put_packed(model, book_of, _ROTATIONS[config.rotation])
+    put_embedding(model, config.embeddings, books, prefix)
     model.add_module(SHARED, nn.ModuleDict(books))
 
 
 def check_complete(model: nn.Module, files: list[Path]) -> None:
     """Raise VqError if the files lack a tensor of a packed layer; transformers would only warn."""
     stored = {name for file in files for name in read_header(file)[0]}
+    stored |= renamed_keys(stored, model)
     prefix = getattr(model, "base_model_prefix", "")
     for name, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vq.compressors.checkpoint import FORMAT_VERSION, REPORT
+from vq.compressors.skeleton import model_class
 from vq.compressors.source import locate, open_folder, weight_files
 from vq.compressors.tensorfile import read_header
 from vq.errors import VqError
@@ -18,7 +19,7 @@ _CHUNK = 1 << 22
 
 
 def load(model: str | Path, dtype: torch.dtype | None = None, mode: str | None = None) -> Any:
-    """A causal language model, ready to run.
+    """A model, ready to run; its class is the one that its config names.
 
     Args:
         model: a folder written by ``vq.compress``, or any plain Hugging Face folder, ``.gguf`` file or hub id.
@@ -58,8 +59,11 @@ def _load(folder: Path, options: dict[str, Any], name: str) -> tuple[Any, dict[s
 
     import vq.compressors.huggingface  # noqa: F401 - registers our format
 
+    kind: Any = AutoModelForCausalLM
+    if "gguf_file" not in options:
+        kind = model_class(_config(folder), name)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        loaded: Any = kind.from_pretrained(folder, **options)
     except VqError:
         raise
     except (ValueError, RuntimeError) as error:
@@ -110,14 +114,18 @@ def is_compressed(folder: Path) -> bool:
 
 
 def _quantization(folder: Path) -> dict[str, Any]:
+    return _config(folder).get("quantization_config") or {}
+
+
+def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise VqError(f"{folder}: no config.json; expected a Hugging Face model folder")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise VqError(f"{path}: not valid JSON ({error})") from error
-    return config.get("quantization_config") or {}
+    return config
 
 
 def check_folder(folder: Path) -> None:

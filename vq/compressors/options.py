@@ -12,9 +12,12 @@ import torch
 from vq.codebooks import Spec
 from vq.codebooks.spec import nearest_names
 from vq.compressors.rounding import RoundingOptions
+from vq.compressors.tune_options import TuneOptions
 from vq.errors import VqError
 
 KEEP = "keep"  # in place of a codebook: leave the layer as it is
+_INPUTS = ("quantized", "original")
+_TOKEN_WEIGHTS = ("none", "attention")
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -25,7 +28,9 @@ class CompressOptions:
     Attributes:
         codebook: spec of the codebook of all layers.
         layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
-            last one that matches counts.
+            last one that matches counts. One that starts with ``?`` may match no layer of the model at hand.
+        embeddings: spec of the codebook of the embeddings and of the head, such as ``uniform(bits=8)``; ``keep`` leaves
+            them as they are.
         rounding: ``ldlq`` or ``nearest``.
         rotation: ``input``, ``both`` or ``none``.
         damping: see RoundingOptions.
@@ -35,11 +40,19 @@ class CompressOptions:
         sequential: within a block, calibrate each layer on the already quantized ones before it (one more
             pass a group).
         precision: of the Hessian sums, ``float32`` or ``float64``.
+        calibrate_on: what a block sees while it is calibrated: what the ``quantized`` blocks before it give, or
+            what those of the ``original`` model gave.
+        token_weights: how tokens count in a Hessian: ``none`` for all alike, ``attention`` by how much attention they
+            receive in the block.
         seed: of window places and rotation signs.
+        tuning: see TuneOptions; empty for none.
+        budget: bits per weight (``2.25``) or size (``40MB``) that a plan is made for before anything is rounded; the
+            plan replaces ``codebook`` and ``layers``. Empty for no plan.
     """
 
     codebook: str = "trellis(bits=2, memory=12, code=hash)"
     layers: Mapping[str, str] = field(default_factory=dict)
+    embeddings: str = KEEP
     rounding: str = "ldlq"
     rotation: str = "input"
     damping: float = 0.01
@@ -48,12 +61,16 @@ class CompressOptions:
     context: int = 1024
     sequential: bool = False
     precision: str = "float32"
+    calibrate_on: str = "quantized"
+    token_weights: str = "none"
     seed: int = 0
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    budget: str = ""
 
     def __post_init__(self) -> None:
         try:
             self.rounding_options()
-            specs = {"codebook": self.codebook, **dict(self.layers)}
+            specs = {"codebook": self.codebook, "embeddings": self.embeddings, **dict(self.layers)}
             for spec in specs.values():
                 if spec != KEEP:
                     Spec.parse(spec)
@@ -65,6 +82,7 @@ class CompressOptions:
             )
         if self.precision not in _PRECISIONS:
             raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
+        self._check_calibration()
         for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
@@ -73,9 +91,32 @@ class CompressOptions:
                 f"sequential is true or false and seed a whole number, "
                 f"got {self.sequential!r} and {self.seed!r}"
             )
-        if self.windows == 0 and self.rounding == "ldlq":
+        self._check_calibration(TuneOptions.from_dict(self.tuning).used)
+
+    def _check_calibration(self, tuned: bool) -> None:
+        """Raise VqError for what needs calibration where there is none."""
+        if self.windows:
+            return
+        if tuned:
+            raise VqError("tuning needs calibration text: windows must be at least 1")
+        if self.budget:
+            raise VqError("budget: a plan needs calibration text: windows must be at least 1")
+        if self.rounding == "ldlq":
             raise VqError(
                 "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
+            )
+
+    def _check_calibration(self) -> None:
+        """Raise for a way of calibrating that there is not."""
+        for name, chosen, known in (
+            ("calibrate_on", self.calibrate_on, _INPUTS),
+            ("token_weights", self.token_weights, _TOKEN_WEIGHTS),
+        ):
+            if chosen not in known:
+                raise VqError(f"{name}: expected {' or '.join(known)}, got {chosen!r}")
+        if self.sequential is True and self.calibrate_on == "original":
+            raise VqError(
+                "sequential calibrates on quantized layers; calibrate_on must be quantized"
             )
 
     def rounding_options(self) -> RoundingOptions:
@@ -99,7 +140,7 @@ class CompressOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "layers": dict(self.layers)}
+        return {**asdict(self), "layers": dict(self.layers), "tuning": dict(self.tuning)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "options") -> CompressOptions:
@@ -119,7 +160,9 @@ class CompressOptions:
 
 
 def _number(key: str, value: Any) -> Any:
-    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here."""
+    """YAML writes 1 for 1.0 and 1e-2 as a text; both mean a number here. A budget is a text."""
+    if key == "budget":
+        return str(value)
     if (
         key in ("damping", "scale")
         and isinstance(value, (int, str))

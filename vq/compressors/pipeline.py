@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,25 @@ from typing import Any
 import torch
 
 import vq
-from vq.compressors.calibrate import Activations, capture
+from vq.compressors.calibrate import Activations, NotAChain, capture
 from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
-from vq.compressors.options import CompressOptions
-from vq.compressors.quantize import BlockQuantizer, Shelf, from_parts, install_dense
+from vq.compressors.hessian import my_windows
+from vq.compressors.options import KEEP, CompressOptions
+from vq.compressors.pack_embedding import pack_embeddings
+from vq.compressors.plan_stage import planned
+from vq.compressors.quantize import BlockResult, Shelf
+from vq.compressors.ranks import TIMEOUT, Ranks, join
 from vq.compressors.recipes import read_recipe
+from vq.compressors.report import warnings_of
+from vq.compressors.samples import Calibration, Samples, TokenWeights, read_samples
 from vq.compressors.skeleton import Skeleton, build_skeleton
 from vq.compressors.source import ModelSource, open_source
-from vq.compressors.texts import Windows, choose_windows, load_tokenizer, read_texts, tokenize
+from vq.compressors.texts import digest
+from vq.compressors.tune_blocks import block_quantizer
+from vq.compressors.tune_stage import check_tunable, tune_stage
+from vq.compressors.whole import run_whole
 from vq.compressors.workfolder import WorkFolder
 from vq.errors import VqError
-
-MIN_COVERAGE = 0.9  # part of the block weights that must be in linear layers
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,9 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        stage: ``read``, ``calibrate``, ``block`` or ``write``.
-        done: blocks finished.
-        total: blocks in all.
+        stage: ``read``, ``calibrate``, ``block``, ``teach``, ``tune`` or ``write``.
+        done: blocks finished; windows or steps in ``teach`` and ``tune``.
+        total: blocks, windows or steps in all.
         name: of the block just finished, or empty.
         seconds: spent on it; 0 if it was found finished.
         layers: figures of its layers by name.
@@ -72,27 +80,34 @@ def compress(
     *,
     options: CompressOptions | None = None,
     recipe: str | Path = "2bit",
-    calibration: str | Path | Sequence[str | Path] | None = None,
+    calibration: Calibration | None = None,
+    token_weights: TokenWeights | None = None,
     max_shard_bytes: int = 2 * 10**9,
     overwrite: bool = False,
     restart: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    timeout: float = TIMEOUT,
 ) -> CompressReport:
-    """Compress a causal language model to a Hugging Face folder.
+    """Compress a model of transformers to a Hugging Face folder.
 
     One block is in memory at a time. The run may be killed: the same call goes on after the last finished block and
-    ends with the same bytes.
+    ends with the same bytes. Started by ``torchrun`` in several processes, they share the work, and the bytes are
+    those of one process.
 
     Args:
-        model: a Hugging Face folder, a ``.gguf`` file, or a hub id.
+        model: a Hugging Face folder, a ``.gguf`` file, a CTranslate2 ``model.bin``, or a hub id.
         output: folder to make; it appears only when it is complete.
         options: see CompressOptions; None takes the recipe's.
         recipe: name or YAML file, used where ``options`` is None.
-        calibration: text files or folders of them; needed unless ``options.windows`` is 0.
+        calibration: files or folders of text (of sound for a speech model), or an iterable of texts, of token tensors,
+            or of mappings with the arguments of the model; needed unless ``options.windows`` is 0.
+        token_weights: how much each calibration token counts: ``(tokens,)`` for each window, or a function from a
+            window's tokens to that.
         max_shard_bytes: largest weight file.
         overwrite: replace an existing output at the end.
         restart: throw away what an earlier, unfinished run left.
-        progress: called after each step.
+        progress: called after each step, in the process that writes.
+        timeout: seconds that a process waits for another one before the job ends.
 
     Raises:
         VqError: for anything wrong with the input; says what to do.
@@ -100,28 +115,54 @@ def compress(
     started = time.perf_counter()
     chosen = options or read_recipe(recipe)
     target = Path(output)
-    check_output(target, overwrite)
     if chosen.windows and calibration is None:
         raise VqError("calibration: expected text files (the recipe uses calibration), got none")
+    if token_weights is not None and chosen.token_weights != "none":
+        raise VqError("token_weights: given in the options and in the call; use one of them")
     if max_shard_bytes < 1:
         raise VqError(f"max_shard_bytes: expected a positive number, got {max_shard_bytes}")
-    work = WorkFolder(target)
-    with work.locked():
-        source = open_source(model, work.path)
-        run = _Run(source, work, chosen, progress or (lambda _: None))
-        windows = run.read_windows(calibration) if chosen.windows else None
-        fingerprint = run.fingerprint(windows, max_shard_bytes)
-        changed = work.begin(fingerprint, {"threads": torch.get_num_threads()}, restart)
-        resumed = run.blocks(windows)
-        folder, report = assemble(
-            source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, windows
-        )
-        publish(folder, target)
-    work.remove()
-    run.tell("write", len(run.skeleton.blocks))
+    with join(timeout) as ranks:
+        if ranks.first:
+            check_output(target, overwrite)
+        work = WorkFolder(target)
+        with work.locked() if ranks.first else contextlib.nullcontext():
+            source = _open(model, work, ranks)
+            chosen = planned(source, work, chosen, calibration, restart, ranks)
+            tell = progress if progress and ranks.first else lambda _: None
+            run = _Run(source, work, chosen, tell, ranks)
+            check_tunable(run.skeleton, chosen, ranks, token_weights is not None)
+            samples = run.read(calibration, token_weights)
+            fingerprint = run.fingerprint(samples, max_shard_bytes)
+            noted = {"threads": torch.get_num_threads()}
+            changed = work.begin(fingerprint, noted, restart) if ranks.first else []
+            resumed = run.blocks(samples)
+            if samples is not None:
+                tune_stage(run.skeleton, run.quantizer, work, chosen, samples.text, run.tell)
+            report: dict[str, Any] = {}
+            if ranks.first:
+                folder, report = assemble(
+                    source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, samples
+                )
+                if chosen.embeddings != KEEP:
+                    report = pack_embeddings(folder, run.skeleton.model, chosen, max_shard_bytes)
+                publish(folder, target)
+            ranks.wait()
+        if ranks.first:
+            work.remove()
+        report = ranks.agree(report)
+    run.tell("write", run.total)
     seconds = time.perf_counter() - started
     warnings = [f"{change}: the last digits may differ from a run in one go" for change in changed]
-    return CompressReport(target, report, seconds, resumed, warnings + _warnings(report, chosen))
+    warnings += [*run.notes, *warnings_of(report, chosen)]
+    return CompressReport(target, report, seconds, resumed, warnings)
+
+
+def _open(model: str | Path, work: WorkFolder, ranks: Ranks) -> ModelSource:
+    """Open the model; what must be fetched or converted is so by one process, before the others look."""
+    if ranks.first:
+        source = open_source(model, work.path)
+    ranks.wait()
+    return source if ranks.first else open_source(model, work.path)
 
 
 class _Run:
@@ -133,57 +174,57 @@ class _Run:
         work: WorkFolder,
         options: CompressOptions,
         progress: Callable[[Progress], None],
+        ranks: Ranks,
     ) -> None:
         self.source, self.work, self.options, self.progress = source, work, options, progress
-        self.skeleton: Skeleton = build_skeleton(source)
+        self.ranks = ranks
+        self.notes: list[str] = []
+        self.example: dict[str, Any] = {}
+        attention = "eager" if options.token_weights == "attention" else None
+        self.skeleton: Skeleton = build_skeleton(source, attention=attention)
+        self.total = len(self.skeleton.blocks)
         self.shelf = Shelf(options, options.seed)
-        self.quantizer = BlockQuantizer(self.skeleton, self.shelf, options)
+        self.quantizer = block_quantizer(self.skeleton, self.shelf, options, ranks)
         self._check_layers()
         self.tell("read", 0)
 
-    def tell(self, stage: str, done: int, **more: Any) -> None:
+    def tell(self, stage: str, done: int, total: int | None = None, **more: Any) -> None:
         """Report progress."""
-        self.progress(Progress(stage, done, len(self.skeleton.blocks), **more))
+        self.progress(Progress(stage, done, total or self.total, **more))
 
     def _check_layers(self) -> None:
-        """Raise for a model most of whose block weights are not in linear layers, or a pattern that matches none."""
-        names = [n for i in range(len(self.skeleton.blocks)) for n in self.skeleton.linears(i)]
-        covered = self.skeleton.coverage(set(names))
-        if covered < MIN_COVERAGE:
-            raise VqError(
-                f"{self.source.name}: only {covered:.0%} of the block weights are in linear layers; the rest "
-                "(for instance experts stored as one tensor) cannot be compressed yet"
-            )
+        """Raise where there is nothing to compress, or a pattern matches no layer."""
+        names = [n for i in range(self.total) for n in self.skeleton.linears(i)]
+        if not names:
+            raise VqError(f"{self.source.name}: its blocks hold no linear layer to compress")
         for pattern in self.options.layers:
+            if pattern.startswith("?"):  # of a recipe for many models: it may match nothing
+                continue
             alone = CompressOptions(layers={pattern: "keep"})
             if not any(alone.codebook_of(name) == "keep" for name in names):
                 raise VqError(f"layers: {pattern!r} matches no layer; names are such as {names[0]}")
 
-    def read_windows(self, calibration: str | Path | Sequence[str | Path] | None) -> Windows:
-        """Calibration windows from the user's text."""
+    def read(self, calibration: Calibration | None, weights: TokenWeights | None) -> Samples | None:
+        """Calibration windows from the user's data; None without calibration."""
+        if not self.options.windows:
+            return None
         assert calibration is not None
-        tokens = tokenize(read_texts(calibration), load_tokenizer(self.source.folder))
-        limit = self.source.config.get("max_position_embeddings")
-        if isinstance(limit, int) and self.options.context > limit:
-            raise VqError(
-                f"context: the model takes at most {limit} tokens, got {self.options.context}"
-            )
-        size = self.skeleton.model.get_input_embeddings().weight.shape[0]
-        if tokens.numel() and int(tokens.max()) >= size:
-            raise VqError(
-                f"{self.source.name}: the tokenizer gives token {int(tokens.max())}, but the model knows "
-                f"{size} tokens; they do not belong together"
-            )
-        return choose_windows(tokens, self.options.windows, self.options.context, self.options.seed)
+        samples = read_samples(calibration, self.source, self.skeleton, self.options, weights)
+        mine = my_windows(len(samples), self.ranks)
+        self.quantizer.windows = len(samples)
+        if samples.weights is not None:
+            self.quantizer.weights = [samples.weights[i] for i in mine]
+        return samples
 
-    def fingerprint(self, windows: Windows | None, max_shard_bytes: int) -> dict[str, Any]:
+    def fingerprint(self, samples: Samples | None, max_shard_bytes: int) -> dict[str, Any]:
         """Everything that determines the bytes of the result."""
         import transformers
 
         return {
             "model": self.source.identity(),
             "options": self.options.to_dict(),
-            "calibration": None if windows is None else windows.digest,
+            "calibration": None if samples is None else samples.digest,
+            "text": None if samples is None or samples.text is None else digest(samples.text),
             "max_shard_bytes": max_shard_bytes,
             "format_version": FORMAT_VERSION,
             "versions": {
@@ -194,37 +235,87 @@ class _Run:
             },
         }
 
-    def blocks(self, windows: Windows | None) -> int:
+    def blocks(self, samples: Samples | None) -> int:
         """Quantize all blocks that are not finished; returns how many were."""
-        total = len(self.skeleton.blocks)
-        finished = [self.work.has_block(i) for i in range(total)]
+        finished = self._finished()
         if all(finished):
-            return total
-        last = max(i for i in range(total) if not finished[i])
-        activations = None
-        if windows is not None:
+            return self.total
+        inputs = None
+        if samples is not None:
             self.tell("calibrate", 0)
-            activations = capture(self.skeleton, windows.tokens)
+            inputs = [samples.inputs[i] for i in my_windows(len(samples), self.ranks)]
+            self.example = samples.inputs[0]
+        try:
+            self._chains(finished, inputs)
+        except NotAChain as reason:
+            self.notes.append(
+                f"{reason}: the whole model was kept in memory, and run from its start for each block"
+            )
+            self._whole(self._finished(), inputs or [])
+        return sum(finished)
+
+    def _finished(self) -> list[bool]:
+        """Whether each block is."""
+        found = [self.work.has_block(i) for i in range(self.total)] if self.ranks.first else None
+        finished: list[bool] = self.ranks.agree(found)
+        return finished
+
+    def _chains(self, finished: list[bool], inputs: list[dict[str, Any]] | None) -> None:
+        """Block by block, with one of them in memory, stack after stack."""
+        last = max(i for i in range(self.total) if not finished[i])
+        before: dict[str, Activations] = {}
+        activations: Activations | None = None
         for index in range(last + 1):
+            stack, number = self.skeleton.place(index)
+            if inputs is not None and number == 0:
+                if activations is not None:
+                    before[self.skeleton.place(index - 1)[0]] = activations
+                activations = self._capture(inputs, stack, before)
+                self.quantizer.begin(activations)
+            following = index < last
             if finished[index]:
-                self._replay(index, activations)
+                self._replay(index, activations if following else None)
                 self.tell("block", index + 1, name=self.skeleton.block_name(index))
             else:
-                self._work(index, activations, advance=index < last)
-        return sum(finished)
+                self._work(index, activations, advance=following)
+
+    def _capture(
+        self, inputs: list[dict[str, Any]], stack: str, before: dict[str, Activations]
+    ) -> Activations:
+        """Inputs of a stack in this process's windows; one without any only looks whether the stack is a chain."""
+        if inputs:
+            return capture(self.skeleton, inputs, stack, before)
+        found = capture(self.skeleton, [self.example], stack, before)
+        return Activations([], [[] for _ in found.calls], found.start, found.outputs)
 
     def _work(self, index: int, activations: Activations | None, advance: bool) -> None:
         """Quantize one block and store the result."""
         started = time.perf_counter()
         name, block = self.skeleton.block_name(index), self.skeleton.blocks[index]
         self.skeleton.fill(block, name)
+        original = self.options.calibrate_on == "original"
+        later = None
+        if activations is not None and advance and original:
+            later = activations.after(block, index, name)
         result = self.quantizer.quantize(index, activations)
-        self.work.save_block(index, result.tensors, result.reports)
+        self._store(index, result)
         if activations is not None and advance:
-            activations.advance(block, index, name)
+            if later is not None:
+                activations.hidden = later
+            else:
+                activations.advance(block, index, name)
         self.skeleton.empty(block)
+        self._done(index, started, result)
+
+    def _store(self, index: int, result: BlockResult) -> None:
+        if self.ranks.first:
+            self.work.save_block(index, result.tensors, result.reports)
+
+    def _done(self, index: int, started: float, result: BlockResult) -> None:
         seconds = time.perf_counter() - started
-        self.work.note_time(index, seconds)
+        name = self.skeleton.block_name(index)
+        if self.ranks.first:
+            self.work.note_time(index, seconds)
         self.tell("block", index + 1, name=name, seconds=seconds, layers=result.reports)
 
     def _replay(self, index: int, activations: Activations | None) -> None:
@@ -233,26 +324,26 @@ class _Run:
             return
         name, block = self.skeleton.block_name(index), self.skeleton.blocks[index]
         self.skeleton.fill(block, name)
-        tensors, _ = self.work.load_block(index)
-        for layer, linear in self.quantizer.targets(index).items():
-            book = self.shelf.books[self.shelf.id_of(layer) or ""]
-            install_dense(linear, from_parts(layer, tensors, book, linear))
+        self.quantizer.follow(index)
+        if self.options.calibrate_on == "quantized":
+            self._install(index)
         activations.advance(block, index, name)
         self.skeleton.empty(block)
 
+    def _install(self, index: int) -> None:
+        """Put the finished weights of a block in place."""
+        tensors, reports = self.work.load_block(index) if self.ranks.first else ({}, {})
+        tensors, reports = self.ranks.share_tensors(tensors, reports, 0)
+        self.quantizer.restore(index, tensors, reports)
 
-def _warnings(report: dict[str, Any], options: CompressOptions) -> list[str]:
-    """Layers of which a user should know."""
-    found = []
-    for name, layer in report["layers"].items():
-        if options.rounding == "ldlq" and layer["damping"] > options.damping * 1.001:
-            found.append(f"{name}: damping had to grow to {layer['damping']:g}")
-        if layer.get("dead_inputs"):
-            found.append(f"{name}: {layer['dead_inputs']} input channels were always zero")
-        if layer.get("not_finite_tokens"):
-            found.append(
-                f"{name}: {layer['not_finite_tokens']} inputs were not finite and left out"
-            )
-        if options.windows and not layer.get("tokens"):
-            found.append(f"{name}: never used by the calibration text; rounded without a Hessian")
-    return found
+    def _whole(self, finished: list[bool], inputs: list[dict[str, Any]]) -> None:
+        """Quantize the blocks of a model that must be run as a whole."""
+        activations = run_whole(self.skeleton, inputs, self.options)
+        for index in range(self.total):
+            if finished[index]:
+                self._install(index)
+                continue
+            started = time.perf_counter()
+            result = self.quantizer.quantize(index, activations)
+            self._store(index, result)
+            self._done(index, started, result)

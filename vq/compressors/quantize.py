@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vq.codebooks import Codebook, build
-from vq.compressors.calibrate import Activations, Hessian, collect_hessians, group_by_input
+from vq.compressors.calibrate import Activations, Hessian, WholeModel
+from vq.compressors.hessian import (
+    attention_weights,
+    collect_hessians,
+    group_by_input,
+    my_windows,
+    sum_hessians,
+)
 from vq.compressors.linear import QuantizedLinear
 from vq.compressors.options import KEEP, CompressOptions
+from vq.compressors.ranks import Ranks, spread
 from vq.compressors.rounding import RoundedMatrix, round_matrices
-from vq.compressors.skeleton import Skeleton
+from vq.compressors.stacks import Blocks
 from vq.errors import VqError
 
 SHARED = "vq_codebooks"  # name of the root module that holds the codebooks
@@ -87,40 +94,139 @@ class BlockQuantizer:
         skeleton: the model; the block at work is filled, all others are empty.
         shelf: its codebooks.
         options: what to do.
+        ranks: the processes that share the work.
+        windows: calibration windows of all processes together.
+        weights: of the tokens of this process's windows; None weighs all alike.
     """
 
-    def __init__(self, skeleton: Skeleton, shelf: Shelf, options: CompressOptions) -> None:
+    def __init__(
+        self,
+        skeleton: Blocks,
+        shelf: Shelf,
+        options: CompressOptions,
+        ranks: Ranks | None = None,
+        windows: int = 0,
+        weights: list[Tensor] | None = None,
+    ) -> None:
         self.skeleton, self.shelf, self.options = skeleton, shelf, options
+        self.ranks, self.windows, self.weights = ranks or Ranks(), windows, weights
 
     def targets(self, index: int) -> dict[str, nn.Linear]:
         """Layers of a block that are to be quantized."""
         linears = self.skeleton.linears(index)
         return {name: m for name, m in linears.items() if self.shelf.id_of(name) is not None}
 
-    def quantize(self, index: int, activations: Activations | None) -> BlockResult:
+    def begin(self, activations: Activations) -> None:
+        """Hear of the inputs of a stack's first block, before it is quantized."""
+
+    def follow(self, index: int) -> None:
+        """Pass a block that an earlier process finished; it holds the original weights."""
+
+    def quantize(self, index: int, activations: Activations | WholeModel | None) -> BlockResult:
         """Quantize a filled block and put the dequantized weights in place.
 
         Args:
             index: of the block.
-            activations: its inputs; None without calibration.
+            activations: its inputs in this process's windows; None without calibration.
         """
         linears, result = self.targets(index), BlockResult()
         if activations is None:
-            for name in linears:
-                self._round([name], linears, None, result)
+            groups = [[name] for name in linears]
+            self._finish(groups, linears, self._owners(groups, linears), None, result)
             return result
         block = self.skeleton.blocks[index]
-        runs: list[Callable[[], Any]] = [
-            partial(activations.run, block, index, window)
-            for window in range(len(activations.hidden))
-        ]
-        groups = group_by_input(block, linears, runs[0])
+        runs = activations.runs(block, index)
+        first = group_by_input(block, linears, runs[0]) if self.ranks.first else None
+        groups = self.ranks.agree(first)
+        weights = self._token_weights(block, runs)
         stages = [[group] for group in groups] if self.options.sequential else [groups]
         for stage in stages:
-            hessians = collect_hessians(stage, linears, runs, self.options.hessian_dtype)
-            while hessians:  # a Hessian is freed as soon as it was used
-                self._round(stage[len(stage) - len(hessians)], linears, hessians.pop(0), result)
+            owners = self._owners(stage, linears)
+            hessians = self._hessians(stage, linears, runs, weights, owners)
+            self._finish(stage, linears, owners, hessians, result)
         return result
+
+    def _owners(self, groups: list[list[str]], linears: Mapping[str, nn.Linear]) -> list[int]:
+        """Process that rounds each group: they are spread by cost."""
+        costs = []
+        for group in groups:
+            width = linears[group[0]].in_features
+            rows = sum(linears[name].out_features for name in group)
+            costs.append(width * (rows * (width + 20000) + width**2 / 3))
+        return spread(costs, self.ranks.size)
+
+    def _token_weights(
+        self, block: nn.Module, runs: list[Callable[[], Any]]
+    ) -> list[Tensor | None] | None:
+        """Weights of the tokens of this process's windows in a block."""
+        if self.options.token_weights == "attention":
+            return [attention_weights(block, run) for run in runs]
+        return None if self.weights is None else list(self.weights)
+
+    def _hessians(
+        self,
+        groups: list[list[str]],
+        linears: dict[str, nn.Linear],
+        runs: list[Callable[[], Any]],
+        weights: list[Tensor | None] | None,
+        owners: list[int],
+    ) -> list[Hessian | None]:
+        """Hessians over the windows of all processes, each at its owner."""
+        total = self.windows or len(runs)
+        place = {window: i for i, window in enumerate(my_windows(total, self.ranks))}
+
+        def collect(numbers: list[int]) -> list[Hessian]:
+            chosen = [place[number] for number in numbers]
+            return collect_hessians(
+                groups,
+                linears,
+                [runs[i] for i in chosen],
+                self.options.hessian_dtype,
+                None if weights is None else [weights[i] for i in chosen],
+            )
+
+        return sum_hessians(collect, total, owners, self.ranks)
+
+    def _finish(
+        self,
+        groups: list[list[str]],
+        linears: Mapping[str, nn.Linear],
+        owners: list[int],
+        hessians: list[Hessian | None] | None,
+        result: BlockResult,
+    ) -> None:
+        """Round the groups that are ours, and exchange results; a Hessian is freed as soon as it was used."""
+        mine: dict[int, BlockResult] = {}
+        for number, group in enumerate(groups):
+            if owners[number] == self.ranks.rank:
+                hessian = None if hessians is None else hessians[number]
+                mine[number] = BlockResult()
+                self._round(group, linears, hessian, mine[number])
+                note_inputs(mine[number].reports, hessian)
+                if hessians is not None:
+                    hessians[number] = None
+        for number in range(len(groups)):
+            part = mine.get(number, BlockResult())
+            tensors, reports = self.ranks.share_tensors(part.tensors, part.reports, owners[number])
+            if owners[number] != self.ranks.rank:
+                self.install(tensors, reports, linears)
+            result.tensors.update(tensors)
+            result.reports.update(reports)
+
+    def install(
+        self,
+        tensors: Mapping[str, Tensor],
+        names: Iterable[str],
+        linears: Mapping[str, nn.Linear],
+    ) -> None:
+        """Put the weights that packed layers stand for into the dense ones."""
+        for name in names:
+            book = self.shelf.books[self.shelf.id_of(name) or ""]
+            install_dense(linears[name], from_parts(name, tensors, book, linears[name]))
+
+    def restore(self, index: int, tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+        """Put what an earlier process made of a block in place."""
+        self.install(tensors, names, self.targets(index))
 
     def _round(
         self,
@@ -169,6 +275,19 @@ class BlockQuantizer:
             if hessian.skipped:
                 report["not_finite_tokens"] = hessian.skipped
         return report
+
+
+def note_inputs(reports: dict[str, dict[str, Any]], hessian: Hessian | None) -> None:
+    """What a user should know of the inputs that a group of layers saw."""
+    if hessian is None:
+        return
+    for report in reports.values():
+        if hessian.dead():
+            report["dead_channels"] = hessian.dead_channels()[:8]
+        if hessian.broken:
+            report["not_finite_channels"] = hessian.broken
+        if not hessian.count:
+            report["fallback"] = "no Hessian: never used by the calibration data"
 
 
 def pack(matrix: RoundedMatrix, book: Codebook, in_features: int) -> QuantizedLinear:

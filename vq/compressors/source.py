@@ -1,4 +1,4 @@
-"""Opening a model for reading one tensor at a time: a Hugging Face folder, a hub id or a GGUF file."""
+"""Opening a model for reading one tensor at a time: a Hugging Face folder, a hub id, a GGUF or CTranslate2 file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks.spec import nearest_names
+from vq.compressors.ctranslate2 import is_ctranslate2
 from vq.compressors.tensorfile import TensorEntry, fingerprint, read_header
 from vq.errors import VqError
 
@@ -80,7 +81,8 @@ def open_source(model: str | Path, work: Path) -> ModelSource:
     """Open a model.
 
     Args:
-        model: a folder, a ``.gguf`` file, or an id on the Hugging Face hub (used only if no such path exists).
+        model: a folder, a ``.gguf`` file, the ``model.bin`` of a CTranslate2 Whisper, or an id on the hub (used only
+            if no such path exists).
         work: folder for a converted copy, where one is needed.
 
     Raises:
@@ -88,15 +90,16 @@ def open_source(model: str | Path, work: Path) -> ModelSource:
     """
     path = locate(model)
     if path.is_file():
-        from vq.compressors.gguf import convert
+        from vq.compressors import ctranslate2, gguf
 
+        convert = gguf.convert if path.suffix == ".gguf" else ctranslate2.convert
         folder = convert(path, work / f"source-{fingerprint(path)[:16]}")
         return open_folder(folder, str(model), origin=path)
     return open_folder(path, str(model))
 
 
 def locate(model: str | Path) -> Path:
-    """The folder or ``.gguf`` file of a model, fetched from the hub if there is no such path.
+    """The folder or file of a model, fetched from the hub if there is no such path.
 
     Raises:
         VqError: for any other kind of file, or if there is no such model.
@@ -106,12 +109,15 @@ def locate(model: str | Path) -> Path:
         return path
     if not path.is_file():
         return _download(str(model))
+    if path.suffix == ".bin" and is_ctranslate2(path):
+        return path
     if path.suffix == ".safetensors":
         raise VqError(
             f"{path}: expected the folder that holds this file and config.json; pass the folder"
         )
     raise VqError(
-        f"{path}: expected a Hugging Face folder, a hub id or a .gguf file; {_advice(path.suffix)}"
+        f"{path}: expected a Hugging Face folder, a hub id, a .gguf file or a CTranslate2 Whisper; "
+        f"{_advice(path.suffix)}"
     )
 
 

@@ -113,4 +113,9 @@ def choose_windows(tokens: Tensor, windows: int, context: int, seed: int = 0) ->
         shift = int(torch.randint(high - low - context + 1, (1,), generator=generator))
         rows.append(tokens[low + shift : low + shift + context])
     chosen = torch.stack(rows)
-    return Windows(chosen, total, hashlib.sha256(chosen.numpy().tobytes()).hexdigest())
+    return Windows(chosen, total, digest(chosen))
+
+
+def digest(tokens: Tensor) -> str:
+    """SHA-256 of tokens."""
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()

@@ -11,10 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vq.compressors.tensorfile import pending, read_header, write_json, write_tensors
+from vq.compressors.tensorfile import TensorEntry, pending, read_header, write_json, write_tensors
 from vq.errors import VqError
 
 _MANIFEST = "manifest.json"
+TEACHER, STATE, TUNED = "teacher.safetensors", "tuning.safetensors", "tuned.safetensors"
+PLAN = "plan.json"
+TUNING_FILES = (TEACHER, STATE, TUNED)
 
 
 class WorkFolder:
@@ -90,7 +93,7 @@ class WorkFolder:
         (self.path / _MANIFEST).unlink(missing_ok=True)
         for name in ("blocks", "assembled"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("codebooks.safetensors", "timings.jsonl"):
+        for name in ("codebooks.safetensors", "timings.jsonl", *TUNING_FILES):
             (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -121,6 +124,16 @@ class WorkFolder:
         """Tensors and layer reports of a finished block."""
         entries, metadata = read_header(self.block_file(index))
         return {name: e.read() for name, e in entries.items()}, json.loads(metadata["reports"])
+
+    def tuned(self) -> dict[str, TensorEntry]:
+        """What the tuning of the whole model changed; empty before it is finished."""
+        path = self.path / TUNED
+        return read_header(path)[0] if path.is_file() else {}
+
+    def tuning_report(self) -> dict[str, Any] | None:
+        """Figures of the tuning of the whole model, or None without it."""
+        path = self.path / TUNED
+        return json.loads(read_header(path)[1]["report"]) if path.is_file() else None
 
     def note_time(self, index: int, seconds: float) -> None:
         """Log how long a block took; times stay out of files that must not depend on them."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 _ENTRIES = 4096  # codewords of a tile
 _SCORES = 1 << 18  # of a tile: 1 MiB, which stays in cache
-_SCORES_LONG = 1 << 20  # the same for long vectors, where the product takes longer than the search
+_ENTRIES_LONG = 1024  # both for long vectors, whose product takes longer than the search:
+_SCORES_LONG = 1 << 20  # it wants many points
 _LONG = 32  # coordinates from which a vector is long
 _SHORT = 64  # entries of a table that is searched with the points side by side
 _local = threading.local()
@@ -48,13 +49,15 @@ def find_in_tiles(
         codes[:, 0] = torch.from_numpy(_find_in_few(x, weight, shift, columns.t(), bias))
         return codes, margins
     scores = _SCORES if len(columns) <= _LONG else _SCORES_LONG
-    entries = min(_ENTRIES, len(table))
+    wide = scores == _SCORES or x.device.type != "cpu"
+    entries = min(_ENTRIES if wide else _ENTRIES_LONG, len(table))
     step = max(64, min(1 << 14, scores // entries))
     buffer = _scratch(x, step * entries)[: step * entries].view(step, entries)
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         points = _negated(x, weight, shift, part)
-        best, found = _best_of_tiles(points, columns, bias, min(keep, len(table)), buffer)
+        keep = min(keep, len(table))
+        best, found = _best_of_tiles(points, columns, bias, keep, buffer, entries)
         codes[part] = found[:, :top]
         if margin and len(table) > 1:
             margins[part] = 2 * (best[:, 1] - best[:, 0])
@@ -62,8 +65,14 @@ def find_in_tiles(
 
 
 def _columns(table: Tensor, shift: Tensor, weighted: bool) -> tuple[Tensor, Tensor]:
-    """The matrix that points are multiplied with, a codeword a column, and what is added: one copy of the table."""
+    """The matrix that points are multiplied with, a codeword a column, and what is added.
+
+    One copy of the table, or none where long vectors are taken as they are.
+    """
     entries, dim = table.shape
+    if dim > _LONG and not weighted and table.device.type == "cpu" and not bool(shift.any()):
+        half = torch.cat([0.5 * part.square().sum(1) for part in table.split(_ENTRIES)])
+        return table.t(), half
     columns = table.new_empty(2 * dim if weighted else dim, entries)
     bias = table.new_zeros(entries)
     for start in range(0, entries, _ENTRIES):
@@ -122,18 +131,28 @@ def _find_in_few(
 
 
 def _best_of_tiles(
-    points: Tensor, columns: Tensor, bias: Tensor, keep: int, buffer: Tensor
+    points: Tensor, columns: Tensor, bias: Tensor, keep: int, buffer: Tensor, tile: int
 ) -> tuple[Tensor, Tensor]:
-    """Scores and indices ``(points, keep)`` of the smallest ``bias + points @ columns``; buffer holds a tile."""
+    """Scores and indices ``(points, keep)`` of the smallest ``bias + points @ columns``.
+
+    A tile, which the buffer holds, has ``tile`` columns.
+    """
     entries = len(bias)
     best = found = None
-    for start in range(0, entries, _ENTRIES):
-        end = min(start + _ENTRIES, entries)
+    for start in range(0, entries, tile):
+        end = min(start + tile, entries)
         scores = buffer[: len(points), : end - start]
         torch.addmm(bias[start:end], points, columns[:, start:end], out=scores)
         values, index = _smallest(scores, min(keep, end - start))
         if best is None or found is None:
             best, found = values, index
+            continue
+        if keep == 1:  # the earlier one among equals, as a stable order has it
+            nearer = values < best
+            best, found = (
+                torch.minimum(values, best),
+                torch.where(nearer, index + start, found),
+            )
             continue
         best, order = torch.cat([best, values], 1).sort(dim=1, stable=True)
         found = torch.cat([found, index + start], 1).gather(1, order)[:, :keep]

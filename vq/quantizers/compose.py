@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vq.quantizers.base import Quantized, Quantizer
 from vq.quantizers.estimators import estimator as find_estimator
+from vq.quantizers.passing import everything
 
 
 class Composable(Quantizer):
@@ -94,6 +95,8 @@ def carry(estimator: str, through: Tensor, total: Tensor) -> Tensor:
 def clean(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The input as float32 with zeros where it does not count, what counts, and how many vectors were not finite.
 
+    A float32 input that counts everywhere comes back as it is: nothing may write to it.
+
     Returns:
         ``(*batch, dim)``, bool ``(*batch,)`` and a scalar.
     """
@@ -101,7 +104,9 @@ def clean(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     finite = torch.isfinite(torch.linalg.vector_norm(full, dim=-1))
     wanted = torch.ones_like(finite) if mask is None else mask
     valid = finite & wanted
-    return torch.where(valid[..., None], full, 0.0), valid, (wanted & ~finite).sum()
+    if not everything(valid):
+        full = torch.where(valid[..., None], full, 0.0)
+    return full, valid, (wanted & ~finite).sum()
 
 
 def check_finite(kind: str, x: Tensor, mask: Tensor | None) -> None:

@@ -37,20 +37,25 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         x, values = ctx.saved_tensors
-        grad, z, q = grads[0].float(), x.float(), values.float()
-        z_norm, q_norm = z.norm(dim=-1, keepdim=True), q.norm(dim=-1, keepdim=True)
-        u, v = 1 / z_norm.clamp_min(_TINY), 1 / q_norm.clamp_min(_TINY)
-        cosine, along_z, along_q = _dot(z, q) * u * v, _dot(z, grad) * u, _dot(q, grad) * v
-        middle = 2 + 2 * cosine  # |z/|z| + q/|q||²
-        # lambda (I - 2 r r^T + 2 u v^T) grad with r along z/|z| + q/|q|: a sum of grad, z and q
-        reflected = 2 * (along_z + along_q) / middle.clamp_min(_TINY)
-        scale = q_norm * u
-        sound = (z_norm > 1e-6) & (q_norm > 1e-6) & (middle > 1e-4)
-        one, none = torch.ones_like(scale), torch.zeros_like(scale)
-        turned = grad * torch.where(sound, scale, one)
-        turned.addcmul_(z, torch.where(sound, scale * (2 * along_q - reflected) * u, none))
-        turned.addcmul_(q, torch.where(sound, -scale * reflected * v, none))
-        return turned.to(x.dtype), None
+        return turned(grads[0], x, values), None
+
+
+def turned(grad: Tensor, x: Tensor, values: Tensor) -> Tensor:
+    """A gradient of values ``(..., dim)`` as the rotation trick hands it to x; a tensor of its own."""
+    grad, z, q = grad.float(), x.float(), values.float()
+    z_norm, q_norm = z.norm(dim=-1, keepdim=True), q.norm(dim=-1, keepdim=True)
+    u, v = 1 / z_norm.clamp_min(_TINY), 1 / q_norm.clamp_min(_TINY)
+    cosine, along_z, along_q = _dot(z, q) * u * v, _dot(z, grad) * u, _dot(q, grad) * v
+    middle = 2 + 2 * cosine  # |z/|z| + q/|q||²
+    # lambda (I - 2 r r^T + 2 u v^T) grad with r along z/|z| + q/|q|: a sum of grad, z and q
+    reflected = 2 * (along_z + along_q) / middle.clamp_min(_TINY)
+    scale = q_norm * u
+    sound = (z_norm > 1e-6) & (q_norm > 1e-6) & (middle > 1e-4)
+    one, none = torch.ones_like(scale), torch.zeros_like(scale)
+    found = grad * torch.where(sound, scale, one)
+    found.addcmul_(z, torch.where(sound, scale * (2 * along_q - reflected) * u, none))
+    found.addcmul_(q, torch.where(sound, -scale * reflected * v, none))
+    return found.to(x.dtype)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from vq.codebooks.kmeans import KMeans
 from vq.codebooks.nearest import nearest
 from vq.codebooks.registry import build
 from vq.codebooks.spec import Spec
+from vq.quantizers.passing import Gap, passed
 from vq.quantizers.registry import register
 from vq.quantizers.soft_indices import index_backprop, soft_entropies
 from vq.quantizers.table import TableQuantizer, check_features, mean_square
@@ -117,16 +118,27 @@ class IndexBackpropQuantizer(TableQuantizer):
     def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
         return F.embedding(codes, self.table)
 
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-        passed = index_backprop(points, self.table, codes, self.temperature)
-        return passed.masked_fill(~valid[:, None], 0)
-
-    def _more_losses(self, points: Tensor, passed: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        losses = {"quantization": mean_square(passed, points, valid)}
+    def _values(
+        self,
+        points: Tensor,
+        lane: Tensor | None,
+        rows: Tensor,
+        codes: Tensor,
+        valid: Tensor,
+        gap: Gap,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        _, (commitment,) = passed(points, None, rows, [gap], "straight")
+        soft = self._soft(points, codes, valid)
+        losses = {"commitment": commitment, "quantization": mean_square(soft, points, valid)}
         if self.entropy:
             each, mean = soft_entropies(points, self.table, valid, self.entropy_temperature)
             losses["entropy"] = each - mean
-        return losses
+        return soft if lane is None else self._soft(lane, codes, valid), losses
+
+    def _soft(self, points: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+        """The rows of codes, with gradients through the softmax."""
+        found = index_backprop(points, self.table, codes, self.temperature)
+        return found.masked_fill(~valid[:, None], 0)
 
     def _weights(self) -> dict[str, float]:
         weights = {

@@ -48,4 +48,4 @@ class MovingMeans(nn.Module):
         sum_over_ranks(self.following)
         rate = (1 - self.decay) / (usage * use.total)
         rate = torch.where(use.counts > 0, rate, rate.new_zeros(()))
-        self.following.mul_(rate[:, None]).add_(table)
+        torch.addcmul(table, self.following, rate[:, None], out=self.following)

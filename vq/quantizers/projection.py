@@ -13,14 +13,18 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():  # dynamo does not always know it
+            ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
         wide = torch.float32 if x.device.type == "mps" else torch.float64
         return torch.addmm(bias.to(wide), x.to(wide), weight.to(wide).t()).float()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grads[0]
+        if grad is None:
+            return None, None, None
         with torch.autocast(grad.device.type, enabled=False):
             return grad @ weight, grad.t() @ x, grad.sum(0)
 

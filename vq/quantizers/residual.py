@@ -12,8 +12,10 @@ from vq.quantizers.base import Quantized, check_input
 from vq.quantizers.compose import carry, check_finite, clean, run_part
 from vq.quantizers.compound import Compound, Part, build_parts, merge_losses, part_configs
 from vq.quantizers.estimators import estimator as find_estimator
+from vq.quantizers.passing import everything
 from vq.quantizers.registry import register
 from vq.quantizers.revival import mix
+from vq.quantizers.stack import plain_tables, run_tables
 from vq.quantizers.table import check_features
 from vq.quantizers.usage import place
 
@@ -129,17 +131,28 @@ class ResidualQuantizer(Staged):
         self._check_ready()
         with torch.autocast(x.device.type, enabled=False):
             left, valid, nonfinite = clean(x, mask)
-            found, total = [], torch.zeros_like(left)
-            for part, own in zip(self.each(), self._stage_masks(valid), strict=True):
-                found.append(run_part(part, left, left.detach(), own))
-                total = total + found[-1].values
-                left = left - found[-1].values.detach()
-            values = carry(self.estimator, clean(through, mask)[0], total)
-            values = torch.where(valid[..., None], values, 0.0)
+            lane = None if through is x else clean(through, mask)[0]
+            masks, tables = self._stage_masks(valid), plain_tables(self.each())
+            if tables is not None:
+                found, values = run_tables(tables, left, lane, masks, self.estimator)
+            else:
+                found, total = self._run_stages(left, masks)
+                values = carry(self.estimator, left if lane is None else lane, total)
+            if not everything(valid):
+                values = torch.where(valid[..., None], values, 0.0)
         losses, weights, stats = merge_losses(found, "stage")
         stats["nonfinite"] = nonfinite
         codes = self.layout.join([part.codes for part in found])
         return Quantized(values.to(x.dtype), codes, losses, weights, stats)
+
+    def _run_stages(self, left: Tensor, masks: Sequence[Tensor]) -> tuple[list[Quantized], Tensor]:
+        """What each stage found, and the sum of their values, with the gradient of what they learn."""
+        found, total = [], torch.zeros_like(left)
+        for part, own in zip(self.each(), masks, strict=True):
+            found.append(run_part(part, left, left.detach(), own))
+            total = total + found[-1].values
+            left = left - found[-1].values.detach()
+        return found, total
 
     @torch.no_grad()
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -73,12 +73,12 @@ class Revival(nn.Module):
     def reset(self, usage: Tensor | float) -> None:
         """Forget what waits and set the usage: shares ``(entries,)``, one number for all, 0 for "nothing known"."""
         self.usage.copy_(torch.as_tensor(usage).expand_as(self.usage))
-        self.fresh.fill_(False)
+        self._forget()
 
     @torch.no_grad()
     def apply_to(self, table: Tensor) -> None:
         """Write the rows that wait into the table ``(entries, dim)``, in place."""
-        if len(self.entries):
+        if len(self.entries) and not nothing(self.fresh):
             kept = table.index_select(0, self.entries)
             table.index_copy_(0, self.entries, torch.where(self.fresh[:, None], self.rows, kept))
 
@@ -103,6 +103,10 @@ class Revival(nn.Module):
             return torch.zeros((), device=points.device)
         mean = self.usage.mean()
         dead = (self.usage < self.threshold * mean) & (self.steps % self.every == 0)
+        if nothing(dead):
+            if not nothing(self.fresh):
+                self._forget()
+            return torch.zeros((), device=points.device)
         count = len(self.entries)
         order = torch.argsort(dead.to(torch.uint8), descending=True, stable=True)[:count]
         total = use.total.long()
@@ -110,10 +114,27 @@ class Revival(nn.Module):
         unused = torch.arange(count, device=points.device) < total
         self.fresh.copy_(dead[order] & unused)
         self.entries.copy_(order)
-        self.rows.copy_(sum_over_ranks(_own_rows(points, valid, places - use.before)))
+        rows = sum_over_ranks(_own_rows(points, valid, places - use.before))
+        self.rows.copy_(torch.where(self.fresh[:, None], rows, 0.0))
         usage = torch.where(self.fresh, mean, self.usage[order])
         self.usage.index_copy_(0, order, usage)
         return self.fresh.sum().float()
+
+    def _forget(self) -> None:
+        """No row waits: what ``choose`` leaves behind where no entry is dead."""
+        self.fresh.fill_(False)
+        self.rows.zero_()
+        self.entries.copy_(torch.arange(len(self.entries), device=self.entries.device))
+
+
+def nothing(flags: Tensor) -> bool:
+    """Whether no flag is set, where that is known without waiting for a device or cutting a compiled graph.
+
+    False says that some may be set, and only costs time.
+    """
+    if torch.compiler.is_compiling() or flags.device.type != "cpu":
+        return False
+    return not bool(flags.any())
 
 
 def _own_rows(points: Tensor, valid: Tensor, places: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from vq.codebooks.registry import build
 from vq.codebooks.reparametrised import Reparametrised
 from vq.codebooks.simvq import SimVQ
 from vq.codebooks.spec import Spec
-from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.registry import register
 from vq.quantizers.table import TableQuantizer, check_features
 
@@ -60,11 +59,10 @@ class SimVectorQuantizer(TableQuantizer):
         if commitment < 0:
             raise ValueError(f"simvq: expected commitment of at least 0, got {commitment}")
         assert book.entries is not None
-        super().__init__(book.dim if dim is None else dim, book.dim, book.entries, seed)
-        self.codebook, self.estimator, self.commitment = book, estimator, commitment
+        super().__init__(book.dim if dim is None else dim, book.dim, book.entries, seed, estimator)
+        self.codebook, self.commitment = book, commitment
         if isinstance(book, SimVQ):
             _short_rows(book)
-        self._estimate = find_estimator(estimator)
         self._cached: tuple[list[tuple[int, int]], Tensor, Tensor, Tensor] | None = None
 
     def config(self) -> dict[str, Any]:
@@ -113,9 +111,6 @@ class SimVectorQuantizer(TableQuantizer):
 
     def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
         return self.codebook.gathered(codes, table)
-
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-        return self._estimate(points, rows.detach())
 
     def _weights(self) -> dict[str, float]:
         return {"commitment": self.commitment, "codebook": 1.0}

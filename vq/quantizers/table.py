@@ -10,7 +10,8 @@ from torch import Tensor
 from vq.codebooks.nearest import nearest
 from vq.quantizers.base import Quantized, check_codes, check_input
 from vq.quantizers.compose import Composable
-from vq.quantizers.distances import distances
+from vq.quantizers.estimators import estimator as find_estimator
+from vq.quantizers.passing import Gap, everything, measure, passed, pull
 from vq.quantizers.projection import Projection
 from vq.quantizers.usage import BatchUse, count_use, use_stats
 
@@ -27,11 +28,16 @@ class TableQuantizer(Composable):
         inner: of the table.
         entries: rows of the table.
         seed: of the linear maps.
+        estimator: of the gradient, see ``vq.quantizers.estimators``.
     """
 
-    def __init__(self, dim: int, inner: int, entries: int, seed: int) -> None:
+    def __init__(
+        self, dim: int, inner: int, entries: int, seed: int, estimator: str = "straight"
+    ) -> None:
         super().__init__()
+        find_estimator(estimator)
         self._dim, self.inner, self.entries, self.seed = dim, inner, entries, seed
+        self.estimator = estimator
         self.projection = Projection(dim, inner, seed)
 
     @property
@@ -58,13 +64,27 @@ class TableQuantizer(Composable):
     def _weights(self) -> dict[str, float]:
         """What each loss counts; of ``commitment`` and ``codebook`` those that there are."""
 
-    @abc.abstractmethod
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-        """Forward the bits of rows, zero where not valid; backward the gradient estimator."""
+    def _values(
+        self,
+        points: Tensor,
+        lane: Tensor | None,
+        rows: Tensor,
+        codes: Tensor,
+        valid: Tensor,
+        gap: Gap,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The bits of rows with the estimator's gradient, and the losses whose gradients go to points.
 
-    def _more_losses(self, points: Tensor, passed: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Losses of points ``(n, inner)`` and what ``_pass`` made of them, besides the two every kind knows."""
-        return {}
+        Args:
+            points: ``(n, inner)``, to which losses send their gradients.
+            lane: the same numbers, to which values send theirs; None for points.
+            rows: of codes, zero where not valid.
+            codes: ``(n,)``.
+            valid: ``(n,)`` bool.
+            gap: between points and rows.
+        """
+        values, (commitment,) = passed(points, lane, rows, [gap], self.estimator)
+        return values, {"commitment": commitment}
 
     def _advance(self) -> None:
         """Start of a training forward: let the table move by what was collected."""
@@ -72,7 +92,10 @@ class TableQuantizer(Composable):
     def _collect(
         self, points: Tensor, away: Tensor, codes: Tensor, valid: Tensor, use: BatchUse
     ) -> dict[str, Tensor]:
-        """End of a training forward: collect statistics, ``away`` is points - rows; returns more scalars to tell."""
+        """End of a training forward: collect statistics, ``away`` is points - rows, zero where not valid.
+
+        Returns more scalars to tell.
+        """
         return {}
 
     def _points(self, z: Tensor) -> Tensor:
@@ -91,28 +114,48 @@ class TableQuantizer(Composable):
         self._check_ready()
         with torch.autocast(x.device.type, enabled=False):
             points, valid, nonfinite = self._prepare(x, mask)
-            if self.training:
-                self._advance()
-            table = self._table()
-            codes = self._find(points.detach(), table)
-            rows = self._rows(codes, table).masked_fill_(~valid[:, None], 0)
-            passed = self._pass(points, rows, codes, valid)
-            commitment, book, away = distances(points, rows, valid)
-            losses = {"commitment": commitment, "codebook": book}
-            losses.update(self._more_losses(points, passed, valid))
-            weights = self._weights()
-            use = count_use(codes, valid, self.entries, everywhere=self.training)
-            stats = {**use_stats(use), "nonfinite": nonfinite, "distance": commitment.detach()}
-            if self.training:
-                stats.update(self._collect(points.detach(), away, codes, valid, use))
-            if through is not x:
-                passed = self._pass(self._prepare(through, mask)[0], rows, codes, valid)
-            values = self._out(passed, valid)
-            codes = torch.where(valid, codes, torch.full_like(codes, -1))
-        shape = x.shape[:-1]
+            lane = None if through is x else self._lane(points, through, mask)
+            codes, rows, gap = self.match(points, valid, everything(valid))
+            values, losses = self._values(points, lane, rows, codes, valid, gap)
+            losses["codebook"] = pull(rows, gap)
+            stats = self.observe(points, codes, valid, gap, nonfinite)
+            values = self._out(values, valid)
+            codes = torch.where(valid, codes, -1)
+        weights, shape = self._weights(), x.shape[:-1]
         values = values.to(x.dtype).reshape(x.shape)
         losses = {name: losses[name] for name in weights}
         return Quantized(values, codes.reshape(shape), losses, weights, stats)
+
+    def match(self, points: Tensor, valid: Tensor, whole: bool) -> tuple[Tensor, Tensor, Gap]:
+        """Codes ``(n,)`` of points, their rows, zero where not valid, and the gap; ``whole`` says that all are valid.
+
+        In training the table moves first.
+        """
+        if self.training:
+            self._advance()
+        table = self._table()
+        codes = self._find(points.detach(), table)
+        rows = self._rows(codes, table)
+        if not whole:
+            rows = rows.masked_fill_(~valid[:, None], 0)
+        return codes, rows, measure(points, rows, valid, whole)
+
+    @torch.no_grad()
+    def observe(
+        self, points: Tensor, codes: Tensor, valid: Tensor, gap: Gap, nonfinite: Tensor
+    ) -> dict[str, Tensor]:
+        """Scalars of a batch; a training step collects statistics."""
+        use = count_use(codes, valid, self.entries, everywhere=self.training)
+        stats = {**use_stats(use), "nonfinite": nonfinite, "distance": gap.mean}
+        if self.training:
+            stats.update(self._collect(points.detach(), gap.away, codes, valid, use))
+        return stats
+
+    def _lane(self, points: Tensor, through: Tensor, mask: Tensor | None) -> Tensor:
+        """What values send their gradient to; see ``Composable``."""
+        if self.projection.identity and not through.requires_grad:
+            return points.detach()
+        return self._prepare(through, mask)[0]
 
     @torch.no_grad()
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -158,7 +201,7 @@ class TableQuantizer(Composable):
         if self.projection.identity:
             return rows
         values = self.projection.up(rows)
-        return torch.where(valid[:, None], values, values.new_zeros(()))
+        return values if everything(valid) else torch.where(valid[:, None], values, 0.0)
 
     def _prepare(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Points ``(n, inner)``, which of them count ``(n,)``, and how many were not finite."""
@@ -166,7 +209,8 @@ class TableQuantizer(Composable):
         finite = torch.isfinite(torch.linalg.vector_norm(flat, dim=1))
         wanted = torch.ones_like(finite) if mask is None else mask.reshape(-1)
         valid = finite & wanted
-        flat = torch.where(valid[:, None], flat, flat.new_zeros(()))  # NaN * 0 would be NaN
+        if not everything(valid):
+            flat = torch.where(valid[:, None], flat, 0.0)  # NaN * 0 would be NaN
         return self._points(self.projection.down(flat)), valid, (wanted & ~finite).sum()
 
 

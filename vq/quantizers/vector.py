@@ -12,7 +12,6 @@ from vq.codebooks import lloyd
 from vq.codebooks.kmeans import KMeans
 from vq.codebooks.registry import build
 from vq.codebooks.spec import Spec, nearest_names
-from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.means import MovingMeans
 from vq.quantizers.registry import register
 from vq.quantizers.revival import Revival
@@ -89,9 +88,8 @@ class VectorQuantizer(TableQuantizer):
                 f"vq: expected a codebook kmeans(dim=..., entries=...), got {book.spec}; for frozen tables "
                 "under a learned map there is simvq"
             )
-        super().__init__(book.dim if dim is None else dim, book.dim, book.entries, seed)
-        self.spec, self._estimate = book.spec, find_estimator(estimator)
-        self.learn, self.lookup, self.estimator, self.init = learn, lookup, estimator, init
+        super().__init__(book.dim if dim is None else dim, book.dim, book.entries, seed, estimator)
+        self.spec, self.learn, self.lookup, self.init = book.spec, learn, lookup, init
         self.commitment, self.decay = commitment, decay
         table = _first_table(init, book.entries, book.dim, seed)
         if learn == "ema":
@@ -176,9 +174,6 @@ class VectorQuantizer(TableQuantizer):
 
     def _rows(self, codes: Tensor, table: Tensor) -> Tensor:
         return self._value_rows(F.embedding(codes, self.table))
-
-    def _pass(self, points: Tensor, rows: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-        return self._estimate(points, rows.detach())
 
     def _weights(self) -> dict[str, float]:
         both = {"commitment": self.commitment, "codebook": 1.0}
