@@ -81,6 +81,8 @@ def _read_heads(tensors: Tensors, place: re.Match[str], number: int) -> list[Tab
     """``embed`` (heads, entries, dim) of vector-quantize-pytorch."""
     name, at = place.string, place["at"]
     values = tensors.floats(name)
+    if values.ndim == 2:
+        return _read_ema(tensors, place, number)  # EnCodec has the same names and no heads
     if values.ndim != 3 or min(values.shape) < 1:
         raise VqError(
             f"{tensors.path}: {name}: expected (heads, entries, dim), got {tuple(values.shape)}"
@@ -157,6 +159,14 @@ def _stages(tensors: Tensors, names: Sequence[str], tables: Sequence[Table]) -> 
     return Structure("residual") if together else Structure("one", {"stages": "separate tables"})
 
 
+def _by_axes(tensors: Tensors, names: Sequence[str], tables: Sequence[Table]) -> Structure:
+    """EnCodec and vector-quantize-pytorch have the same names; only the latter has an axis of heads."""
+    found = _stages(tensors, names, tables)
+    if tensors.get(names[0]).ndim == 3:
+        return found
+    return Structure(found.kind, {**found.facts, "library": "EnCodec"})
+
+
 def _split(tensors: Tensors, names: Sequence[str], tables: Sequence[Table]) -> Structure:
     """Mimi: a semantic stage and residual acoustic stages, each behind its own projection."""
     said = "semantic and acoustic stages quantize the same input, the acoustic ones are residual"
@@ -194,14 +204,13 @@ def _family(library: str, key: str, read: Read, structure: Any = _stages) -> Fam
 
 
 FAMILIES = (
-    _family("EnCodec", r"vq\.layers\.\d+\._codebook\.embed", _read_ema),
     _family("transformers EnCodec", r"layers\.\d+\.codebook\.embed", _read_ema),
     _family("transformers Mimi", r"layers\.\d+\.codebook\.embed_sum", _read_sums, _split),
     _family("Mimi", r"layers\.\d+\._codebook\.embedding_sum", _read_sums, _split),
     _family("DAC", r"quantizers\.\d+\.codebook\.weight", _read_directions, _projected),
     _family("VQGAN", r"quantize\.(?:embedding\.|embed\.)(?:weight)", _read_plain),
     _family("vector-quantize-pytorch SimVQ", r"frozen_codebook", _read_transformed),
-    _family("vector-quantize-pytorch", r"_codebook\.embed", _read_heads),
+    _family("vector-quantize-pytorch", r"_codebook\.embed", _read_heads, _by_axes),
 )
 """Known families; a name belongs to the first that matches it."""
 
