@@ -30,7 +30,7 @@ bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scal
   if (w.in != in || w.out != out || mode < 0 || mode > 2) return false;
   nb::gil_scoped_release release;
   tables_linear(pointer<const float>(x), rows, w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_in),
-                pointer<const uint8_t>(signs_out), static_cast<Activations>(mode), pointer<float>(y), threads);
+                pointer<const uint8_t>(signs_out), static_cast<TableMode>(mode), pointer<float>(y), threads);
   return true;
 }
 
@@ -51,7 +51,7 @@ void gather(uintptr_t weight, long bytes, uintptr_t table, long parts, long entr
 
 std::string kernel(uintptr_t weight, long bytes, uintptr_t table, long parts, long entries, long width, int mode) {
   const Tables w = view_tables(pointer<const uint8_t>(weight), bytes, pointer<const void>(table), parts, entries, width);
-  return tables_kernel(w, static_cast<Activations>(mode));
+  return tables_kernel(w, static_cast<TableMode>(mode));
 }
 
 }  // namespace

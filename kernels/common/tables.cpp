@@ -68,8 +68,8 @@ bool even_levels(const Tables& w) {
 long stride_of(const Tables& w) { return w.width == 2 || w.width % 4 == 0 ? w.width : (w.width + 3) / 4 * 4; }
 long lanes_of(const Tables& w) { return w.width <= 4 ? 4 : (w.width + 7) / 8 * 8; }
 
-Kind kind_of(const Tables& w, Activations mode) {
-  const bool floats = mode == Activations::floats;
+Kind kind_of(const Tables& w, TableMode mode) {
+  const bool floats = mode == TableMode::floats;
   if (w.magnitude) return floats ? Kind::long_vectors : Kind::e8p;
   if (w.bits == 3) return floats ? Kind::threes_float : Kind::threes;
   if (w.bits <= 4) return floats ? Kind::nibbles_float : Kind::nibbles;
@@ -123,7 +123,7 @@ struct VectorTables {
 struct Call {
   const Tables& w;
   const TablesKernels& k;
-  Activations mode;
+  TableMode mode;
   Kind kind;
   long rows, planes, block;  // block: lookups summed in 16 bits
   long width;                // columns of x with room behind
@@ -138,9 +138,9 @@ struct Call {
   std::vector<int64_t> total;
   long act = 0, blocks = 0;  // numbers of a row in its main buffer; scales of a row
 
-  Call(const Tables& view, Activations how, long count)
-      : w(view), k(kernels()), mode(how), kind(kind_of(view, how)), rows(count), planes(how == Activations::int15 ? 2 : 1),
-        block(how == Activations::int15 ? kMostBlock / 2 : kMostBlock) {
+  Call(const Tables& view, TableMode how, long count)
+      : w(view), k(kernels()), mode(how), kind(kind_of(view, how)), rows(count), planes(how == TableMode::int15 ? 2 : 1),
+        block(how == TableMode::int15 ? kMostBlock / 2 : kMostBlock) {
     width = (w.units * w.fold + w.parts - 1) / w.parts * w.dim + 64;
     x = std::make_unique<Buffer<float>>(rows * width);
     unit.resize(rows);
@@ -388,7 +388,7 @@ void one_panel(const Call& call, long index, const uint16_t* scales, float* y, s
 }  // namespace
 
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
-                   const uint8_t* signs_out, Activations mode, float* y, int threads) {
+                   const uint8_t* signs_out, TableMode mode, float* y, int threads) {
   Call call(w, mode, rows);
   parallel_for(rows, 1, threads, [&](long first, long last) {
     for (long i = first; i < last; ++i) {
@@ -408,7 +408,7 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
   if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
 }
 
-const char* tables_kernel(const Tables& w, Activations mode) {
+const char* tables_kernel(const Tables& w, TableMode mode) {
   switch (kind_of(w, mode)) {
     case Kind::nibbles:
     case Kind::threes:

@@ -69,11 +69,11 @@ extern const TablesKernels portable_tables;
 extern const TablesKernels avx2_tables;    // defined on x86 only
 extern const TablesKernels avx512_tables;  // defined on x86 only
 
-enum class Activations { floats = 0, int8 = 1, int15 = 2 };
+enum class TableMode { floats = 0, int8 = 1, int15 = 2 };
 
 // y(rows, out) = rotation, product, scales, rotation; any of the signs may be null (no rotation).
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
-                   const uint8_t* signs_out, Activations mode, float* y, int threads);
+                   const uint8_t* signs_out, TableMode mode, float* y, int threads);
 
 // Rows [first, first + rows) as float (rows, in), in units of the codebook.
 void decode_tables(const Tables& w, long first, long rows, float* out, int threads);
@@ -92,6 +92,6 @@ void e8p_point(const Tables& w, int code, float* out);
 Tables view_tables(const uint8_t* weight, long bytes, const void* table, long parts, long entries, long width);
 
 // Name of the kernel that serves few rows, for people.
-const char* tables_kernel(const Tables& w, Activations mode);
+const char* tables_kernel(const Tables& w, TableMode mode);
 
 }  // namespace vq
