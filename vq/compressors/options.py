@@ -79,16 +79,7 @@ class CompressOptions:
             )
         if self.precision not in _PRECISIONS:
             raise VqError(f"precision: expected float32 or float64, got {self.precision!r}")
-        for name, chosen, known in (
-            ("calibrate_on", self.calibrate_on, _INPUTS),
-            ("token_weights", self.token_weights, _TOKEN_WEIGHTS),
-        ):
-            if chosen not in known:
-                raise VqError(f"{name}: expected {' or '.join(known)}, got {chosen!r}")
-        if self.sequential is True and self.calibrate_on == "original":
-            raise VqError(
-                "sequential calibrates on quantized layers; calibrate_on must be quantized"
-            )
+        self._check_calibration()
         for name, value, low in (("windows", self.windows, 0), ("context", self.context, 2)):
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise VqError(f"{name}: expected a whole number of at least {low}, got {value!r}")
@@ -110,6 +101,19 @@ class CompressOptions:
         if self.rounding == "ldlq":
             raise VqError(
                 "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
+            )
+
+    def _check_calibration(self) -> None:
+        """Raise for a way of calibrating that there is not."""
+        for name, chosen, known in (
+            ("calibrate_on", self.calibrate_on, _INPUTS),
+            ("token_weights", self.token_weights, _TOKEN_WEIGHTS),
+        ):
+            if chosen not in known:
+                raise VqError(f"{name}: expected {' or '.join(known)}, got {chosen!r}")
+        if self.sequential is True and self.calibrate_on == "original":
+            raise VqError(
+                "sequential calibrates on quantized layers; calibrate_on must be quantized"
             )
 
     def rounding_options(self) -> RoundingOptions:
