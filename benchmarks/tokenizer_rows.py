@@ -84,6 +84,8 @@ ROWS: dict[str, Row] = {
     "ema": Row(_table, "first", "moving averages, revival, k-means start"),
     "ema-warm": Row(_table, "warm", "the same after a warm-up"),
     "simvq": Row(_sim, "none", "frozen rows under a learned map"),
+    "simvq-first": Row(_sim, "first", "map fitted to features of the untrained encoder"),
+    "simvq-warm": Row(_sim, "warm", "map fitted to warmed-up features"),
     "simvq-rotation": Row(partial(_sim, estimator="rotation"), "none", "with the rotation trick"),
     "fc": Row(_cosine, "none", "8-d cosine lookup, gradient"),
     "fsq": Row(_levels, "none", "levels"),

@@ -48,6 +48,7 @@ def main() -> None:
             part.add_argument(
                 "--files", type=int, default=0, help="held-out files at most (0: all)"
             )
+            part.add_argument("--picture", type=Path, help="also draw some of them into this file")
         if name != "toy":
             part.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> None:
     elif args.part == "matrix":
         tokenizer_matrix.run(args.data, args.rows, args.entries, args.seeds, args.steps, args.json)
     else:
-        tokenizer_compare.run(args.part, args.run, args.data, args.files, args.json)
+        tokenizer_compare.run(args.part, args.run, args.data, args.files, args.json, args.picture)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 // AVX-512 with VBMI, VBMI2 and VNNI.
 //
-// A "block" is two rows of 8 tiles: one register, 8 lanes of four 16-bit windows. Windows come from one vpmultishiftqb,
-// two multiplications hash them to 64 indices, one vpermb looks the levels up, one vpdpbusd takes the product with the four
-// columns of each lane. Levels are unsigned with an offset of 128, corrected by the sum of the activations.
+// 32 windows of 16 bits make a register: two multiplications hash them to 64 indices, one vpermb looks the levels up, one
+// vpdpbusd takes the products. Levels are unsigned with an offset of 128, corrected by the sum of the activations. Few rows
+// of x go through `fused`, many through `wide`.
 #include "vq/linear.h"
 
 #include <immintrin.h>
@@ -17,7 +17,7 @@ namespace {
 #define VQ_INLINE inline __attribute__((always_inline))
 
 constexpr int kBlocks = 32;         // of two rows, in a band
-constexpr int kChunk = 4;           // groups that stay in the first cache while a band's rows take turns
+constexpr int kChunk = 2;           // pairs of groups that stay in the first cache while a band's words take turns
 constexpr long kAhead = 4096;       // bytes of packed words fetched before they are needed
 
 template <int... I, typename F>
@@ -44,10 +44,12 @@ struct Hash {
         mask(_mm512_set1_epi16(static_cast<short>(0xffffu << (16 - w.memory)))),
         select(_mm512_set1_epi16(0x00ff)) {}
 
-  VQ_INLINE __m512i levels(__m512i windows) const {
-    const __m512i s = _mm512_and_si512(windows, mask);
+  // Levels of left-aligned windows; those whose lower bits are zero need no mask.
+  VQ_INLINE __m512i levels(__m512i windows) const { return masked(_mm512_and_si512(windows, mask)); }
+
+  VQ_INLINE __m512i masked(__m512i s) const {
     const __m512i low = _mm512_mullo_epi16(s, constant), high = _mm512_mulhi_epu16(s, constant);
-    return _mm512_permutexvar_epi8(_mm512_ternarylogic_epi32(select, high, low, 0xca), table);
+    return _mm512_permutexvar_epi8(_mm512_ternarylogic_epi32(high, low, select, 0xe4), table);
   }
 };
 
@@ -76,55 +78,26 @@ VQ_INLINE Group group_at(const Trellis& w, const uint8_t* band, long g) {
   return {band + g * 64 * w.words, lanes * 8, static_cast<__mmask8>((1u << lanes) - 1)};
 }
 
-// Blocks FIRST .. FIRST + N - 1 of groups [begin, end) times P planes of activations.
-template <int S, int P, int FIRST, int N>
-void pass(const Trellis& w, const Hash& hash, const uint8_t* band, long begin, long end, const int8_t* acts,
-          __m512i* sums) {
-  constexpr int words = 2 * S, share = words * N / kBlocks > 0 ? words * N / kBlocks : 1;
-  const long plane = w.groups * 64;
-  __m512i acc[N * P];
-  for (int i = 0; i < N * P; ++i) acc[i] = _mm512_load_si512(sums + FIRST * P + i);
-  for (long g = begin; g < end; ++g) {
-    const Group group = group_at(w, band, g);
-    unroll(std::make_integer_sequence<int, share>{}, [&](auto i) {
-      _mm_prefetch(reinterpret_cast<const char*>(group.at) + kAhead + (FIRST * words / kBlocks + i) * 64, _MM_HINT_T0);
-    });
-    __m512i x[P];
-    for (int p = 0; p < P; ++p) x[p] = _mm512_load_si512(acts + p * plane + g * 64);
-    unroll(std::make_integer_sequence<int, N>{}, [&](auto i) {
-      const __m512i level = hash.levels(windows<S, FIRST + i>(group));
-      for (int p = 0; p < P; ++p) acc[i * P + p] = _mm512_dpbusd_epi32(acc[i * P + p], level, x[p]);
-    });
-  }
-  for (int i = 0; i < N * P; ++i) _mm512_store_si512(sums + FIRST * P + i, acc[i]);
+#include "vq/zmm_fused.inc"
+
+// Activations of a group, each tile's four columns twice.
+VQ_INLINE __m512i doubled(const int8_t* at) {
+  const __m512i order = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  return _mm512_permutexvar_epi32(order, _mm512_loadu_si512(at));
 }
 
 // sums[r] of one plane from 32 accumulators `stride` apart.
-void reduce(const __m512i* acc, int stride, int32_t act_sum, int32_t* sums) {
-  const __m128i offset = _mm_set1_epi32(128 * act_sum);
+void reduce(const __m512i* acc, long stride, int32_t act_sum, int64_t* sums) {
   for (int k = 0; k < kBlocks; k += 2) {
     const __m512i a = acc[k * stride], b = acc[(k + 1) * stride];
     const __m256i u = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
     const __m256i v = _mm256_add_epi32(_mm512_castsi512_si256(b), _mm512_extracti64x4_epi64(b, 1));
     const __m256i both = _mm256_add_epi32(_mm256_unpacklo_epi64(u, v), _mm256_unpackhi_epi64(u, v));
     const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + 2 * k), _mm_sub_epi32(total, offset));
+    alignas(16) int32_t lane[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(lane), total);
+    for (int i = 0; i < 4; ++i) sums[2 * k + i] = lane[i] - int64_t{128} * act_sum;
   }
-}
-
-// One band, P planes, windows decoded anew for each set of planes; the sums of 16 blocks x planes live in registers.
-template <int S, int P>
-void fused(const Trellis& w, const Hash& hash, long band, const int8_t* acts, const int32_t* act_sums, int32_t* sums) {
-  constexpr int N = 16 / P;
-  alignas(64) __m512i acc[kBlocks * P];
-  for (auto& a : acc) a = _mm512_setzero_si512();
-  const uint8_t* base = w.band(band);
-  for (long begin = 0; begin < w.groups; begin += kChunk) {
-    const long end = std::min(w.groups, begin + kChunk);
-    unroll(std::make_integer_sequence<int, kBlocks / N>{},
-           [&](auto i) { pass<S, P, i * N, N>(w, hash, base, begin, end, acts, acc); });
-  }
-  for (int p = 0; p < P; ++p) reduce(acc + p, P, act_sums[p], sums + p * 64);
 }
 
 constexpr int kPanel = 32;  // groups that `wide` decodes at once: 64 KiB of levels, in the second cache
@@ -143,7 +116,7 @@ void tile_product(const __m512i* levels, long groups, const int8_t* acts, long p
   for (int i = 0; i < 16; ++i) acc[i] = _mm512_load_si512(sums + i / 4 * stride + i % 4);
   for (long g = 0; g < groups; ++g) {
     __m512i x[4];
-    for (int p = 0; p < 4; ++p) x[p] = _mm512_load_si512(acts + p * plane + g * 64);
+    for (int p = 0; p < 4; ++p) x[p] = doubled(acts + p * plane + g * 32);
     for (int k = 0; k < 4; ++k) {
       const __m512i level = _mm512_load_si512(levels + g * 4 + k);
       for (int p = 0; p < 4; ++p) acc[k * 4 + p] = _mm512_dpbusd_epi32(acc[k * 4 + p], level, x[p]);
@@ -152,12 +125,49 @@ void tile_product(const __m512i* levels, long groups, const int8_t* acts, long p
   for (int i = 0; i < 16; ++i) _mm512_store_si512(sums + i / 4 * stride + i % 4, acc[i]);
 }
 
-// Many planes (a multiple of 4): decode a panel once, use it for all of them.
+// One to three planes where S does not divide 16: blocks of a group one after the other.
+template <int S, int P>
+void blocks(const Trellis& w, const Hash& hash, long band, const int8_t* acts, const int32_t* act_sums, long stride,
+            int64_t* sums) {
+  constexpr int N = 16 / P;
+  alignas(64) __m512i acc[kBlocks * P];
+  for (auto& a : acc) a = _mm512_setzero_si512();
+  const uint8_t* base = w.band(band);
+  for (long begin = 0; begin < w.groups; begin += 2 * kChunk) {
+    const long end = std::min<long>(w.groups, begin + 2 * kChunk);
+    unroll(std::make_integer_sequence<int, kBlocks / N>{}, [&](auto part) {
+      __m512i own[N * P];
+      for (int i = 0; i < N * P; ++i) own[i] = _mm512_load_si512(acc + part * N * P + i);
+      for (long g = begin; g < end; ++g) {
+        const Group group = group_at(w, base, g);
+        for (int i = 0; i < S; ++i)
+          _mm_prefetch(reinterpret_cast<const char*>(group.at) + kAhead + (part % 2 * S + i) * 64, _MM_HINT_T0);
+        __m512i x[P];
+        for (int p = 0; p < P; ++p) x[p] = doubled(acts + p * stride + g * 32);
+        unroll(std::make_integer_sequence<int, N>{}, [&](auto i) {
+          const __m512i level = hash.levels(windows<S, part * N + i>(group));
+          for (int p = 0; p < P; ++p) own[i * P + p] = _mm512_dpbusd_epi32(own[i * P + p], level, x[p]);
+        });
+      }
+      for (int i = 0; i < N * P; ++i) _mm512_store_si512(acc + part * N * P + i, own[i]);
+    });
+  }
+  for (int p = 0; p < P; ++p) reduce(acc + p, P, act_sums[p], sums + p * 64);
+}
+
 template <int S>
-void wide(const Trellis& w, const Hash& hash, long band, const int8_t* acts, const int32_t* act_sums, long planes,
-          int32_t* sums) {
+void rows_only(const Trellis& w, const Hash& hash, long band, const int8_t* acts, const int32_t* act_sums, long stride,
+               long planes, int64_t* sums) {
+  if (planes >= 2) blocks<S, 2>(w, hash, band, acts, act_sums, stride, sums);
+  const long done = planes / 2 * 2;
+  if (planes % 2) blocks<S, 1>(w, hash, band, acts + done * stride, act_sums + done, stride, sums + done * 64);
+}
+
+// Planes in fours: decode a panel once, use it for all of them.
+template <int S>
+void wide(const Trellis& w, const Hash& hash, long band, const int8_t* acts, const int32_t* act_sums, long stride,
+          long planes, int64_t* sums) {
   alignas(64) __m512i levels[kPanel * kBlocks];
-  const long plane = w.groups * 64;
   __m512i* acc = static_cast<__m512i*>(_mm_malloc(kBlocks * planes * 64, 64));
   std::memset(static_cast<void*>(acc), 0, kBlocks * planes * 64);
   const uint8_t* base = w.band(band);
@@ -171,43 +181,57 @@ void wide(const Trellis& w, const Hash& hash, long band, const int8_t* acts, con
     }
     for (long p = 0; p < planes; p += 4)
       for (int k = 0; k < kBlocks; k += 4)
-        tile_product(levels + k * kPanel, count, acts + p * plane + begin * 64, plane, acc + k * planes + p, planes);
+        tile_product(levels + k * kPanel, count, acts + p * stride + begin * 32, stride, acc + k * planes + p, planes);
   }
-  for (long p = 0; p < planes; ++p) reduce(acc + p, static_cast<int>(planes), act_sums[p], sums + p * 64);
+  for (long p = 0; p < planes; ++p) reduce(acc + p, planes, act_sums[p], sums + p * 64);
   _mm_free(acc);
 }
 
+// sums[plane][64] of `planes` planes.
 template <int S>
-void dot_bits(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums) {
+void dot_planes(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long stride, long planes,
+                int64_t* sums) {
   const Hash hash(w);
-  const long plane = w.groups * 64, many = planes >= 8 ? planes / 4 * 4 : 0;
-  if (many) wide<S>(w, hash, band, acts, act_sums, many, sums);
-  for (long p = many; p < planes;) {
-    const int8_t* x = acts + p * plane;
-    const long left = planes - p;
-    if (left >= 4) {
-      fused<S, 4>(w, hash, band, x, act_sums + p, sums + p * 64);
-      p += 4;
-    } else if (left >= 2) {
-      fused<S, 2>(w, hash, band, x, act_sums + p, sums + p * 64);
-      p += 2;
-    } else {
-      fused<S, 1>(w, hash, band, x, act_sums + p, sums + p * 64);
-      p += 1;
+  constexpr bool aligned = 16 % S == 0;
+  const long many = planes >= 8 || !aligned ? planes / 4 * 4 : 0;
+  if (many) wide<S>(w, hash, band, acts, act_sums, stride, many, sums);
+  long p = many;
+  if constexpr (aligned) {
+    const Pairs pairs(w, band);
+    while (p < planes) {
+      const long left = planes - p;
+      const int take = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      const int8_t* x = acts + p * stride;
+      if (take == 4) fused<S, 4>(w, hash, pairs, x, act_sums + p, stride, sums + p * 64);
+      if (take == 2) fused<S, 2>(w, hash, pairs, x, act_sums + p, stride, sums + p * 64);
+      if (take == 1) fused<S, 1>(w, hash, pairs, x, act_sums + p, stride, sums + p * 64);
+      p += take;
     }
+  } else if (p < planes) {
+    rows_only<S>(w, hash, band, acts + p * stride, act_sums + p, stride, planes - p, sums + p * 64);
   }
 }
 
-void dot(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums) {
+template <int S>
+void dot_bits(const Trellis& w, long band, const Activations& x, int64_t* totals) {
+  if (x.planes == 1) return dot_planes<S>(w, band, x.bytes, x.sums, x.stride, x.rows, totals);
+  int64_t* sums = static_cast<int64_t*>(_mm_malloc(x.rows * 2 * 64 * 8, 64));
+  dot_planes<S>(w, band, x.bytes, x.sums, x.stride, x.rows * 2, sums);
+  for (long i = 0; i < x.rows; ++i)
+    for (int r = 0; r < 64; ++r) totals[i * 64 + r] = sums[i * 128 + r] * 128 + sums[i * 128 + 64 + r];
+  _mm_free(sums);
+}
+
+void dot(const Trellis& w, const Levels& levels, long band, const Activations& x, int64_t* totals) {
   switch (w.step_bits) {
-    case 2: return dot_bits<2>(w, band, acts, act_sums, planes, sums);
-    case 3: return dot_bits<3>(w, band, acts, act_sums, planes, sums);
-    case 4: return dot_bits<4>(w, band, acts, act_sums, planes, sums);
-    case 5: return dot_bits<5>(w, band, acts, act_sums, planes, sums);
-    case 6: return dot_bits<6>(w, band, acts, act_sums, planes, sums);
-    case 7: return dot_bits<7>(w, band, acts, act_sums, planes, sums);
-    case 8: return dot_bits<8>(w, band, acts, act_sums, planes, sums);
-    default: return portable_linear.dot(w, band, acts, act_sums, planes, sums);
+    case 2: return dot_bits<2>(w, band, x, totals);
+    case 3: return dot_bits<3>(w, band, x, totals);
+    case 4: return dot_bits<4>(w, band, x, totals);
+    case 5: return dot_bits<5>(w, band, x, totals);
+    case 6: return dot_bits<6>(w, band, x, totals);
+    case 7: return dot_bits<7>(w, band, x, totals);
+    case 8: return dot_bits<8>(w, band, x, totals);
+    default: return portable_linear.dot(w, levels, band, x, totals);
   }
 }
 
@@ -248,8 +272,8 @@ void decode(const Trellis& w, long band, float* out, long stride) {
 }  // namespace
 
 void hadamard_avx512(float* x, long n);
-void quantize_avx512(const float* x, long n, int planes, long plane_bytes, int8_t* acts, int32_t* sums, float* unit);
+void quantize_avx512(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
 
-const LinearKernels avx512_linear = {false, hadamard_avx512, quantize_avx512, dot, decode};
+const LinearKernels avx512_linear = {false, 1L << 60, hadamard_avx512, quantize_avx512, dot, decode};
 
 }  // namespace vq

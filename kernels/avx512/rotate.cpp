@@ -74,7 +74,7 @@ void hadamard_avx512(float* x, long n) {
   }
 }
 
-void quantize_avx512(const float* x, long n, int planes, long plane_bytes, int8_t* acts, int32_t* sums, float* unit) {
+void quantize_avx512(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i top = _mm512_setzero_si512();
   auto lanes = [&](long i) { return static_cast<__mmask16>(n - i >= 16 ? 0xffff : n > i ? (1u << (n - i)) - 1 : 0); };
@@ -84,18 +84,17 @@ void quantize_avx512(const float* x, long n, int planes, long plane_bytes, int8_
   float largest;
   std::memcpy(&largest, &bits, 4);
   std::fill(sums, sums + planes, 0);
+  std::memset(acts, 0, planes * stride);
   if (!(largest > 1e-30f) || !std::isfinite(largest)) {
-    std::memset(acts, 0, planes * plane_bytes);
     *unit = std::isfinite(largest) ? 0.0f : std::numeric_limits<float>::quiet_NaN();
     return;
   }
   const float limit = planes == 2 ? 16319.0f : 127.0f;
   *unit = largest / limit;
   const __m512 factor = _mm512_set1_ps(limit / largest);
-  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i half = _mm512_set1_epi32(64), seven = _mm512_set1_epi32(127);
   __m512i total[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-  for (long i = 0, g = 0; g * 64 < plane_bytes; i += 32, ++g) {
+  for (long i = 0; i < n; i += 32) {
     __m512i part[2][2];
     for (int h = 0; h < 2; ++h) {
       const __mmask16 live = lanes(i + 16 * h);
@@ -108,7 +107,7 @@ void quantize_avx512(const float* x, long n, int planes, long plane_bytes, int8_
     for (int p = 0; p < planes; ++p) {
       total[p] = _mm512_add_epi32(total[p], _mm512_add_epi32(part[p][0], part[p][1]));
       const __m256i packed = _mm256_set_m128i(_mm512_cvtepi32_epi8(part[p][1]), _mm512_cvtepi32_epi8(part[p][0]));
-      _mm512_store_si512(acts + p * plane_bytes + g * 64, _mm512_permutexvar_epi32(twice, _mm512_castsi256_si512(packed)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(acts + p * stride + i), packed);
     }
   }
   for (int p = 0; p < planes; ++p) sums[p] = _mm512_reduce_add_epi32(total[p]);

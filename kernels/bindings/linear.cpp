@@ -1,6 +1,11 @@
 #include "vq/linear.h"
 
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
 #include <stdexcept>
+#include <vector>
 
 #include "vq/bindings.h"
 
@@ -15,19 +20,37 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// False where the header does not fit the sizes given; the caller then finds out why.
-bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
-            uintptr_t signs_out, uintptr_t levels, long in, long out, int planes, uintptr_t y, int threads) {
-  Trellis w;
+// The matrix of a product; false where the header does not fit the sizes given (the caller then finds out why).
+bool view(uintptr_t weight, long bytes, uintptr_t levels, long in, long out, Trellis* w) {
   try {
-    w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(levels));
+    *w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(levels));
   } catch (const std::invalid_argument&) {
     return false;
   }
-  if (!w.hash || w.in != in || w.out != out) return false;
+  return w->hash && w->in == in && w->out == out;
+}
+
+bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
+            uintptr_t signs_out, uintptr_t levels, long in, long out, int planes, uintptr_t y, int threads) {
+  Product product{{}, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_out), pointer<float>(y)};
+  if (!view(weight, bytes, levels, in, out, &product.w)) return false;
   nb::gil_scoped_release release;
-  packed_linear(pointer<const float>(x), rows, w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_in),
-                pointer<const uint8_t>(signs_out), planes, pointer<float>(y), threads);
+  packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, &product, 1, threads);
+  return true;
+}
+
+// Each matrix: weight, bytes, scales, signs_out, levels, out, y.
+bool group(uintptr_t x, long rows, long in, uintptr_t signs_in, int planes,
+           const std::vector<std::array<int64_t, 7>>& matrices, int threads) {
+  std::vector<Product> products;
+  for (const auto& m : matrices) {
+    Product product{{}, pointer<const uint16_t>(m[2]), pointer<const uint8_t>(m[3]), pointer<float>(m[6])};
+    if (!view(m[0], m[1], m[4], in, m[5], &product.w)) return false;
+    products.push_back(product);
+  }
+  nb::gil_scoped_release release;
+  packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, products.data(),
+                static_cast<int>(products.size()), threads);
   return true;
 }
 
@@ -54,6 +77,7 @@ void rotate(uintptr_t x, long rows, long n, uintptr_t first, uintptr_t last, int
 
 void bind_linear(nb::module_& m) {
   m.def("packed_linear", &linear, "Addresses of x, weight, ...; see vq/kernels/linear.py.");
+  m.def("packed_linear_group", &group, "Several matrices on one input; see vq/kernels/linear_group.py.");
   m.def("decode_trellis", &trellis, "Rows of a matrix in layout 2 as float32.");
   m.def("decode_rows", &fixed, "Rows of a matrix in layout 1 as float32.");
   m.def("hadamard", &rotate, "In place over float32 (rows, n).");

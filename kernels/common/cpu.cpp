@@ -77,6 +77,7 @@ std::string cpu_features() {
   };
   add("avx2", __builtin_cpu_supports("avx2"));
   add("fma", __builtin_cpu_supports("fma"));
+  add("avxvnni", __builtin_cpu_supports("avxvnni"));
   add("avx512f", __builtin_cpu_supports("avx512f"));
   add("avx512bw", __builtin_cpu_supports("avx512bw"));
   add("avx512vnni", __builtin_cpu_supports("avx512vnni"));

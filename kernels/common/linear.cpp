@@ -14,14 +14,6 @@
 namespace vq {
 namespace {
 
-const LinearKernels& kernels() {
-#if VQ_X86
-  if (isa() == Isa::avx512) return avx512_linear;
-  if (isa() == Isa::avx2) return avx2_linear;
-#endif
-  return portable_linear;
-}
-
 struct Free {
   void operator()(void* p) const { std::free(p); }
 };
@@ -64,13 +56,11 @@ void flip(float* x, long n, const uint8_t* signs) {
   }
 }
 
-// Sums of one row's planes to floats: 64 rows of a band, cut at the end of the matrix.
-void finish(const Trellis& w, long band, const int32_t* sums, int planes, float unit, const uint16_t* scales, float* y) {
-  long first = band * 64, rows = std::min(64L, w.out - first);
-  for (long r = 0; r < rows; ++r) {
-    int64_t total = planes == 2 ? int64_t{sums[r]} * 128 + sums[64 + r] : sums[r];
-    y[first + r] = static_cast<float>(total) * unit * w.step * from_half(scales[first + r]);
-  }
+// Totals of one row of x to floats: 64 rows of a band, cut at the end of the matrix.
+void finish(const Product& m, long band, const int64_t* totals, float unit, float* y) {
+  long first = band * 64, rows = std::min(64L, m.w.out - first);
+  for (long r = 0; r < rows; ++r)
+    y[first + r] = static_cast<float>(totals[r]) * unit * m.w.step * from_half(m.scales[first + r]);
 }
 
 // Both levels of every state of the hash code, where a kernel wants them (the vector ones pass steps of other widths on).
@@ -86,7 +76,91 @@ std::vector<int8_t> state_pairs(const LinearKernels& k, const Trellis& w) {
   return table;
 }
 
+// Rows of x, rotated and as integers.
+struct Quantized {
+  Activations view;
+  std::unique_ptr<int8_t[], Free> bytes;
+  std::unique_ptr<int32_t[], Free> sums;
+  std::unique_ptr<int16_t[], Free> wide;
+  std::unique_ptr<float[], Free> units;
+
+  Quantized(const LinearKernels& k, const float* x, long rows, long in, const uint8_t* signs, int planes, int threads)
+      : view{rows, planes, (in + 31) / 32 * 32 + 64, nullptr, nullptr, nullptr},
+        bytes(aligned<int8_t>(rows * planes * view.stride)),
+        sums(aligned<int32_t>(rows * planes)),
+        units(aligned<float>(rows)) {
+    if (rows >= k.wide_rows) wide = aligned<int16_t>(rows * view.stride);
+    view.bytes = bytes.get();
+    view.sums = sums.get();
+    view.wide = wide.get();
+    parallel_for(rows, 1, threads, [&](long first, long last) {
+      auto row = aligned<float>(in);
+      for (long i = first; i < last; ++i) one(k, x + i * in, in, signs, row.get(), i);
+    });
+  }
+
+  void one(const LinearKernels& k, const float* x, long in, const uint8_t* signs, float* row, long i) {
+    const long stride = view.stride;
+    const int planes = view.planes;
+    if (signs) {
+      std::copy(x, x + in, row);
+      flip(row, in, signs);
+      k.hadamard(row, in);
+      x = row;
+    }
+    int8_t* first = bytes.get() + i * planes * stride;
+    k.quantize(x, in, planes, stride, first, sums.get() + i * planes, units.get() + i);
+    if (!wide) return;
+    int16_t* to = wide.get() + i * stride;
+    const int8_t* second = first + stride;
+    if (planes == 2) {
+      for (long c = 0; c < stride; ++c) to[c] = static_cast<int16_t>(first[c] * 128 + second[c]);
+    } else {
+      for (long c = 0; c < stride; ++c) to[c] = first[c];
+    }
+  }
+};
+
+void multiply(const LinearKernels& k, const Quantized& x, const Product& given, int threads) {
+  Product m = given;
+  const std::vector<int8_t> pairs = state_pairs(k, m.w);
+  m.w.pairs = pairs.data();
+  const Levels levels = levels_of(m.w);
+  const long rows = x.view.rows;
+  parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
+    auto totals = aligned<int64_t>(rows * 64);
+    for (long band = first; band < last; ++band) {
+      k.dot(m.w, levels, band, x.view, totals.get());
+      for (long i = 0; i < rows; ++i) finish(m, band, totals.get() + i * 64, x.units[i], m.y + i * m.w.out);
+    }
+  });
+  if (m.signs_out) hadamard_rows(m.y, rows, m.w.out, nullptr, m.signs_out, threads);
+}
+
 }  // namespace
+
+const LinearKernels& linear_kernels() {
+#if VQ_X86
+  static const bool vnni = __builtin_cpu_supports("avxvnni");
+  if (isa() == Isa::avx512) return avx512_linear;
+  if (isa() == Isa::avx2) return vnni ? avxvnni_linear : avx2_linear;
+#endif
+  return portable_linear;
+}
+
+Levels levels_of(const Trellis& w) {
+  Levels found{};
+  std::memcpy(found.level, w.table, 64);
+  const int8_t* level = found.level;
+  found.count = std::equal(level, level + 48, level + 16) ? 16 : std::equal(level, level + 32, level + 32) ? 32 : 64;
+  found.low = *std::min_element(level, level + 64);
+  bool even = true;
+  for (int i = 0; i < 64; ++i) even = even && (level[i] - found.low) % 2 == 0;
+  found.gain = even ? 2 : 1;
+  for (int i = 0; i < 64; ++i) found.byte[i] = static_cast<uint8_t>((level[i] - found.low) / found.gain);
+  found.narrow = *std::max_element(found.byte, found.byte + 64) <= 63;
+  return found;
+}
 
 Trellis view_trellis(const uint8_t* weight, long bytes, const void* table) {
   if (bytes < 64 || std::memcmp(weight, "VQPK", 4) != 0 || field<uint16_t>(weight + 4) != 1)
@@ -113,41 +187,15 @@ Trellis view_trellis(const uint8_t* weight, long bytes, const void* table) {
   return w;
 }
 
-void packed_linear(const float* x, long rows, const Trellis& view, const uint16_t* scales, const uint8_t* signs_in,
-                   const uint8_t* signs_out, int planes, float* y, int threads) {
-  const LinearKernels& k = kernels();
-  Trellis w = view;
-  const std::vector<int8_t> pairs = state_pairs(k, w);
-  w.pairs = pairs.data();
-  const long plane_bytes = w.groups * 64, all = rows * planes;
-  auto acts = aligned<int8_t>(all * plane_bytes);
-  auto act_sums = aligned<int32_t>(all);
-  auto units = aligned<float>(rows);
-  parallel_for(rows, 1, threads, [&](long first, long last) {
-    auto row = aligned<float>(w.in);
-    for (long i = first; i < last; ++i) {
-      std::copy(x + i * w.in, x + (i + 1) * w.in, row.get());
-      if (signs_in) {
-        flip(row.get(), w.in, signs_in);
-        k.hadamard(row.get(), w.in);
-      }
-      k.quantize(row.get(), w.in, planes, plane_bytes, acts.get() + i * planes * plane_bytes,
-                 act_sums.get() + i * planes, units.get() + i);
-    }
-  });
-  parallel_for(w.bands, std::max(1L, w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
-    auto sums = aligned<int32_t>(all * 64);
-    for (long band = first; band < last; ++band) {
-      k.dot(w, band, acts.get(), act_sums.get(), all, sums.get());
-      for (long i = 0; i < rows; ++i)
-        finish(w, band, sums.get() + i * planes * 64, planes, units[i], scales, y + i * w.out);
-    }
-  });
-  if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
+void packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
+                   int count, int threads) {
+  const LinearKernels& k = linear_kernels();
+  const Quantized quantized(k, x, rows, in, signs_in, planes, threads);
+  for (int i = 0; i < count; ++i) multiply(k, quantized, products[i], threads);
 }
 
 void decode_trellis(const Trellis& view, long first, long rows, float* out, int threads) {
-  const LinearKernels& k = kernels();
+  const LinearKernels& k = linear_kernels();
   Trellis w = view;
   const std::vector<int8_t> pairs = state_pairs(k, w);
   w.pairs = pairs.data();
@@ -195,7 +243,7 @@ void decode_rows(const uint8_t* payload, int bits, const float* table, long entr
 }
 
 void hadamard_rows(float* x, long rows, long n, const uint8_t* signs_first, const uint8_t* signs_last, int threads) {
-  const LinearKernels& k = kernels();
+  const LinearKernels& k = linear_kernels();
   const long grain = std::max(1L, 16384 / std::max(1L, n));
   parallel_for(rows, grain, threads, [&](long first, long last) {
     for (long i = first; i < last; ++i) {

@@ -43,8 +43,8 @@ float peak(const float* x, long n) {
   return value;
 }
 
-void quantize(const float* x, long n, int planes, long plane_bytes, int8_t* acts, int32_t* sums, float* unit) {
-  std::memset(acts, 0, planes * plane_bytes);
+void quantize(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit) {
+  std::memset(acts, 0, planes * stride);
   std::fill(sums, sums + planes, 0);
   const float top = planes == 2 ? 16319.0f : 127.0f, largest = peak(x, n);
   if (!(largest > 1e-30f) || !std::isfinite(largest)) {
@@ -57,10 +57,9 @@ void quantize(const float* x, long n, int planes, long plane_bytes, int8_t* acts
     const float scaled = x[i] * factor;
     const int value = static_cast<int>((scaled + magic) - magic);
     const int low = planes == 2 ? ((value + 64) & 127) - 64 : value, high = (value - low) >> 7;
-    const long at = i / 32 * 64 + i % 32 / 4 * 8 + i % 4;
     const int part[2] = {planes == 2 ? high : low, low};
     for (int p = 0; p < planes; ++p) {
-      acts[p * plane_bytes + at] = acts[p * plane_bytes + at + 4] = static_cast<int8_t>(part[p]);
+      acts[p * stride + i] = static_cast<int8_t>(part[p]);
       sums[p] += part[p];
     }
   }
@@ -85,17 +84,20 @@ struct Tile {
   }
 };
 
-void dot(const Trellis& w, long band, const int8_t* acts, const int32_t*, long planes, int32_t* sums) {
-  std::fill(sums, sums + planes * 64, 0);
+void dot(const Trellis& w, const Levels&, long band, const Activations& x, int64_t* totals) {
+  std::fill(totals, totals + x.rows * 64, 0);
   int8_t level[256];
   for (long block = 0; block < w.blocks; ++block) {
     const Tile tile(w, band, block);
     for (long t = 0; t < 128; ++t) std::memcpy(level + 2 * t, w.pairs + 2 * tile.state(t * w.step_bits, w.memory), 2);
-    for (long p = 0; p < planes; ++p) {
-      const int8_t* x = acts + p * w.groups * 64 + block / 8 * 64 + block % 8 * 8;
+    for (long i = 0; i < x.rows; ++i) {
+      int32_t c[4];
+      for (int j = 0; j < 4; ++j) {
+        c[j] = x.plane(i, 0)[block * 4 + j];
+        if (x.planes == 2) c[j] = 128 * c[j] + x.plane(i, 1)[block * 4 + j];
+      }
       for (int r = 0; r < 64; ++r)
-        sums[p * 64 + r] += level[4 * r] * x[0] + level[4 * r + 1] * x[1] + level[4 * r + 2] * x[2] +
-                            level[4 * r + 3] * x[3];
+        totals[i * 64 + r] += level[4 * r] * c[0] + level[4 * r + 1] * c[1] + level[4 * r + 2] * c[2] + level[4 * r + 3] * c[3];
     }
   }
 }
@@ -117,6 +119,6 @@ void decode(const Trellis& w, long band, float* out, long stride) {
 
 }  // namespace
 
-const LinearKernels portable_linear = {true, hadamard, quantize, dot, decode};
+const LinearKernels portable_linear = {true, 1L << 60, hadamard, quantize, dot, decode};
 
 }  // namespace vq

@@ -1,7 +1,7 @@
 import json
 
 from vq.cli.main import main
-from vq.kernels.dispatch import triton_installed
+from vq.kernels.dispatch import native, triton_installed
 
 
 def test_says_what_runs_and_why(capsys, monkeypatch):
@@ -13,6 +13,22 @@ def test_says_what_runs_and_why(capsys, monkeypatch):
     data = json.loads(capsys.readouterr().out)
     assert data["kernels"]["backend"] == "reference (forced by VQ_BACKEND=reference)"
     assert "native" not in data["kernels"]["operations"]
+
+
+def test_names_the_kernel_of_each_format(capsys, monkeypatch):
+    monkeypatch.delenv("VQ_BACKEND", raising=False)
+    assert main(["info", "--json"]) == 0
+    formats = json.loads(capsys.readouterr().out)["formats"]
+    assert formats["residual(stages=2, of=trellis(bits=2, memory=12, code=hash))"].startswith(
+        "layout 3: codebook.decode"
+    )
+    if native() is not None:
+        isa = native().isa()
+        assert formats["e8p()"].startswith(f"layout 4: {isa} int15: E8P")
+        assert "hash code" in formats["trellis(bits=2, memory=12, code=hash)"]
+        assert "tables of 16" in formats["uniform(bits=2)"]
+        assert "even levels" in formats["uniform(bits=8)"]
+        assert "small table" in formats["kmeans(dim=4, entries=256)"]
 
 
 def test_names_what_serves_a_gpu(capsys, monkeypatch):

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from vq._data_files import data_path
 from vq.codebooks import PackedCodes, build
-from vq.codebooks.train_tables import GOLDEN
+from vq.codebooks.train_tables import GOLDEN, GOLDEN_SHORT
 from vq.codebooks.trellis import CODES, Trellis
 from vq.codebooks.trellis_codes import trained_table
 
@@ -174,11 +174,12 @@ def test_fit_takes_weights():
         build(spec).fit(x, -weight)
 
 
-def test_golden_vectors():
-    golden = load_file(data_path("codebooks", "golden-trellis.safetensors"))
+@pytest.mark.parametrize("name, specs", [("", GOLDEN), ("-short", GOLDEN_SHORT)])
+def test_golden_vectors(name, specs):
+    golden = load_file(data_path("codebooks", f"golden-trellis{name}.safetensors"))
     x = golden["inputs"]
-    assert len(golden) == 1 + 3 * len(GOLDEN)
-    for spec in GOLDEN:
+    assert len(golden) == 1 + 3 * len(specs)
+    for spec in specs:
         codebook = build(spec)
         assert str(codebook.spec) == spec
         codes = codebook.encode(x)
@@ -205,6 +206,7 @@ def test_spec_text():
         "trellis(bits=1.5, memory=8, code=lut)",
         "trellis(bits=2, memory=8, symbols=2, code=lut)",
         "trellis(bits=2, memory=8, code=random, seed=3)",
+        "trellis(bits=2, memory=12, code=hash, levels=16)",
     ):
         assert str(build(text).spec) == text
     assert build("trellis(bits=1.5, memory=8, code=lut)").symbols == 2
@@ -267,6 +269,9 @@ def test_fit_refuses_what_it_cannot_use():
         ("trellis(bits=1.5, code=mcg)", "does not have symbols=2"),
         ("trellis(symbols=3, code=lut)", "symbols must be 1 or 2"),
         ("trellis(seed=2)", "only means something with code=random"),
+        ("trellis(levels=8)", "levels must be one of 64, 32, 16, got 8"),
+        ("trellis(code=lut, levels=16)", "only means something with code=hash"),
+        ("trellis(memory=9, levels=16)", "no hash code of 16 levels for bits=2, memory=9"),
     ],
 )
 def test_bad_specs(spec, message):

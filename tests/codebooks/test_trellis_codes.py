@@ -138,3 +138,29 @@ def test_constants_fit_sixteen_bits():
     for memory in range(6, 17):
         codebook = build(f"trellis(memory={memory})")
         assert codebook.hash_constant % 2 == 1 and codebook.hash_constant < 2**16
+
+
+@pytest.mark.parametrize("count", [16, 32])
+def test_short_forms_of_the_hash_code(count):
+    levels = hash_levels(count)
+    assert levels.shape == (64,) and len(levels.unique()) == count
+    assert torch.equal(levels[:count].sort().values, levels[:count])
+    assert torch.equal(levels, levels[:count].repeat(64 // count))
+    assert torch.equal(levels[:count], -levels[:count].flip(0))
+    assert bool((levels % 2 == 1).all()) and int(levels.abs().max()) == 63
+    codebook = build(f"trellis(bits=2, memory=14, code=hash, levels={count})")
+    states = torch.tensor([0, 1, 5, 2**13, 2**14 - 1])
+    product = (states << 2) * codebook.hash_constant
+    index = torch.stack([product >> 16, product >> 8], 1) % count
+    expected = levels[:count][index].float() * codebook.step
+    assert torch.equal(codebook.table[states], expected)
+
+
+def test_more_levels_are_better():
+    found = [build(f"trellis(bits=2, levels={count})").distortion for count in (16, 32, 64)]
+    assert found == sorted(found, reverse=True) and found[0] < 0.078
+    for count in (16, 32):
+        codebook = build(f"trellis(bits=2, levels={count})")
+        assert error(codebook, gaussian(200, seed=23)) == pytest.approx(
+            codebook.distortion, rel=0.02
+        )

@@ -1,13 +1,17 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from vq.compressors.linear import QuantizedLinear, header_for
+from vq.kernels.decode import unpack_codes
+from vq.kernels.formats import PANELS, ROWS, PackedHeader, assemble
 from vq.kernels.hadamard import blocks_of
+from vq.kernels.layouts import pack_payload
 
 
 class Hash(nn.Module):
@@ -250,7 +254,7 @@ def test_explain_names_what_runs(monkeypatch):
     layer = make(mode="int8")
     assert "int8: hash code, 1 row(s)" in layer.explain()
     assert "more than 32 rows" in layer.explain(33)
-    assert "not the hash code" in make(Vectors()).explain()
+    assert "vectors from a small table" in make(Vectors()).explain()
     assert "several codes" in make(Stages()).explain()
     layer.mode = "float"
     assert "mode is float" in layer.explain()
@@ -279,3 +283,61 @@ def test_bad_arguments_are_refused():
         QuantizedLinear.from_codes(
             book, codes, torch.ones(64), in_features=8, signs_in=torch.ones(7)
         )
+
+
+def test_older_layouts_stay_readable():
+    """A weight in layout 1 loads into a new layer, which then keeps that layout."""
+    layer = make(Vectors())
+    old = PackedHeader(ROWS, 70, 101, Vectors.code_bits, Vectors.dim)
+    codes = unpack_codes(layer.weight, layer.header, 0, 70)
+    state = {**layer.state_dict(), "weight": assemble(old, pack_payload(codes, old))}
+    again = make(Vectors(), bias=True)
+    again.load_state_dict(state)
+    assert again.header.layout == ROWS and layer.header.layout == PANELS
+    assert torch.equal(again.dequantize(), layer.dequantize())
+    x = inputs(2, 101)
+    with pytest.warns(RuntimeWarning, match="vectors: the weights have an older layout"):
+        torch.testing.assert_close(again(x), layer(x), rtol=1e-4, atol=1e-4)
+    assert "layout 1 is an older one" in again.explain()
+    state["weight"] = make(Hash()).weight
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        make(Vectors()).load_state_dict(state)
+
+
+def test_a_changed_table_or_weight_is_seen():
+    book = Vectors()
+    layer, x = make(book, bias=False), inputs(1, 101)
+    before = layer(x)
+    assert torch.equal(layer(x), before)  # through kept addresses
+    book.table *= 2
+    torch.testing.assert_close(layer(x), 2 * before, rtol=1e-5, atol=1e-5)
+    layer.scales = layer.scales * 2
+    torch.testing.assert_close(layer(x), 4 * before, rtol=1e-5, atol=1e-5)
+    layer.weight[-1] ^= 1
+    with pytest.raises(ValueError, match="CRC-32"):
+        layer(x)
+
+
+def test_kept_addresses_follow_every_rule_of_the_operation():
+    layer, x = make(mode="int8"), inputs(3, 101)
+    with torch.no_grad():
+        expected = layer(x)
+        assert layer._ready is not None and torch.equal(layer(x), expected)
+        assert layer(x[:0]).shape == (0, 70)
+        torch.testing.assert_close(layer(x.T.contiguous().T), expected)
+        torch.testing.assert_close(layer(x.double()).float(), expected, rtol=1e-2, atol=1e-2)
+        with pytest.raises(ValueError, match="x: expected"):
+            layer(x[:, :100])
+    assert layer(x.clone().requires_grad_()).grad_fn is not None
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+def test_slow_ways_are_told_once():
+    with pytest.warns(RuntimeWarning, match="slow_stages: no kernel"):
+        book = Stages()
+        book.spec = "slow_stages"
+        layer = make(book)
+        layer(inputs(1, 101))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(inputs(1, 101))

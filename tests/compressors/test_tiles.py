@@ -8,7 +8,7 @@ import torch
 from vq.codebooks import build
 from vq.compressors.linear import QuantizedLinear, header_for
 from vq.compressors.rounding import RoundingOptions, restore, round_matrices
-from vq.kernels.formats import BLOCKS, HEADER_BYTES, ROWS, PackedHeader, read_packed
+from vq.kernels.formats import BLOCKS, HEADER_BYTES, PANELS, ROWS, PackedHeader, read_packed
 from vq.kernels.linear import packed_linear
 
 SPLIT = "split(of=[trellis(bits=2, memory=8), trellis(bits=2.5, memory=8, code=hybrid)])"
@@ -75,7 +75,7 @@ def test_header_of_layout_three():
     raw = header.to_bytes()
     assert raw[48:50] == (64).to_bytes(2, "little") and raw[50:] == bytes(14)
     assert PackedHeader.from_bytes(raw) == header
-    assert header_for(build("kmeans(dim=4, entries=16)"), 70, 52).layout == ROWS
+    assert header_for(build("kmeans(dim=4, entries=16)"), 70, 52).layout == PANELS
     _, _, layer = packed(SPLIT, 64, 16)
     assert read_packed(layer.weight).same_format(layer.header)
 

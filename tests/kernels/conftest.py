@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vq.kernels.dispatch import native, triton_installed
+
+sys.path.append(str(Path(__file__).parent))  # for helpers that spawned processes import too
 
 ISAS = ("portable", "avx2", "avx512")
 

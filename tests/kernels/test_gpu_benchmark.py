@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreted_calls import benchmark_rows
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_kernels.py"
 
@@ -48,3 +49,14 @@ def test_rows_compare_the_same_work(script, monkeypatch, capsys):
     assert trellis["equal"] and trellis["weights_per_s"] > 0
     script.show([search, other, trellis])
     assert "50 x 3 x 9" in capsys.readouterr().out
+
+
+def test_rows_of_packed_layers(interpreted, script, capsys):
+    rows = interpreted(benchmark_rows, str(SCRIPT))
+    assert [row["op"] for row in rows] == ["packed_linear"] * 2 + ["hadamard"]
+    formats = ["trellis(bits=2, memory=8, code=hash)", "scalar(bits=2)"]
+    assert [row["format"] for row in rows[:2]] == formats
+    assert all(row["rel_error"] < 2e-3 for row in rows)
+    assert all(row["seconds"] > 0 and row["launch"].startswith("Shape(") for row in rows[:2])
+    script.show(rows)
+    assert "in a graph" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from vq.errors import VqError
+from vq.tokenizers.audio import loudness
 from vq.tokenizers.data import Fixed, Pieces, Steps, fill, mix, to_float
 from vq.tokenizers.source import inspect
 
@@ -163,6 +164,16 @@ def test_a_folder_of_sounds_is_visited_by_length(sounds, sound_recipe):
 def test_sounds_are_brought_to_the_recipe_s_rate(sounds, sound_recipe):
     source = inspect(sounds, sound_recipe(sample_rate=16000))
     assert source.load(sounds / "s1.wav").shape == (1, 3200)
+
+
+def test_sounds_are_brought_to_one_loudness_as_a_whole(sounds, sound_recipe):
+    """The level is the file's, so that clips of it keep their proportions."""
+    plain = inspect(sounds, sound_recipe())
+    level = inspect(sounds, sound_recipe(normalisation="loudness"))
+    for item in plain.folder.items:
+        x, y = plain.load(item.path), level.load(item.path)
+        assert loudness(y) == pytest.approx(-20, abs=1e-3)
+        torch.testing.assert_close(y * x.square().mean().sqrt() / 0.1, x)
 
 
 def test_pictures_are_scaled_to_resize(photos, image_recipe):

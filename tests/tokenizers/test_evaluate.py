@@ -124,8 +124,19 @@ def test_what_could_not_be_read_is_told(codec, pictures):
     found = evaluate(codec, signals, skipped=signals.skipped, done=done.append)
     assert [row["file"] for row in found.to_dict()["skipped"]] == ["z.png"]
     assert done == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match="at least one signal"):
+    with pytest.raises(ValueError, match="at least one signal that can be read$"):
         evaluate(codec, [])
+    lost = [{"file": "z.png", "reason": "is empty"}]
+    with pytest.raises(ValueError, match="first of 1: z.png: is empty"):
+        evaluate(codec, [], skipped=lost)
+
+
+def test_silence_has_no_signal_to_distortion_ratio():
+    """A constant is silence too; it would count as -100 dB."""
+    noise = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    assert "si_sdr" in measure("audio", noise, noise, 16000)
+    for silence in (torch.zeros(1, 4000), torch.full((1, 4000), 0.25)):
+        assert set(measure("audio", noise, silence, 16000)) == {"stft", "mel"}
 
 
 def test_prefixes_are_found_by_trying():

@@ -10,7 +10,7 @@ from vq.tokenizers.losses import ReconstructionLoss, mel_loss, mel_scales, stft_
 
 RATE = 16000
 AUDIO = {"l1": 1.0, "l2": 2.0, "stft": 0.5, "mel": 3.0}
-IMAGE = {"l1": 1.0, "l2": 0.5, "ssim": 0.1}
+IMAGE = {"l1": 1.0, "l2": 0.5, "rmse": 0.2, "ssim": 0.1}
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -72,6 +72,15 @@ def test_a_louder_copy_has_a_closed_form():
     linear = (gain - 1) * spectrum.mean() / window.square().sum().sqrt()
     found = stft_loss(gain * x, x, sizes=(128,), floor=1e-9)
     assert float(found) == pytest.approx(float(linear) + math.log(gain), rel=1e-4)
+
+
+def test_the_root_is_taken_of_each_item():
+    """Items off by .1 and .3: .2, where the root of the mean over both would be .224."""
+    x = noise(2, 3, 4, 4)
+    off = torch.tensor([0.1, -0.3]).reshape(2, 1, 1, 1)
+    assert_close(make({"rmse": 1.0})(x + off, x).total, torch.tensor(0.2), atol=1.1e-3, rtol=0)
+    exact = make({"rmse": 1.0}, rmse={"floor": 0.0})(x + off, x).total
+    assert_close(exact, torch.tensor(0.2))
 
 
 def test_silence_is_no_trouble():

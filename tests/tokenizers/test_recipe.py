@@ -174,6 +174,18 @@ def test_recipes_that_cannot_be_built(changes, message):
         build_tokenizer(read_recipe("image-f4", changes))
 
 
+def test_loudness_is_for_sounds():
+    assert build_tokenizer(read_recipe("speech-16k")).normalisation == "loudness"
+    assert (
+        build_tokenizer(read_recipe("speech-16k", ["normalisation=none"])).normalisation == "none"
+    )
+    for name, value in (("image-f4", "loudness"), ("speech-16k", "peak")):
+        with pytest.raises(
+            VqError, match=f"expected 'none', or 'loudness' for audio, got '{value}'"
+        ):
+            read_recipe(name, [f"normalisation={value}"])
+
+
 def test_wrong_losses():
     with pytest.raises(VqError, match="unknown loss 'l3'"):
         build_loss(read_recipe("image-f4", ["loss.l3=1"]))

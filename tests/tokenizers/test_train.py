@@ -213,3 +213,68 @@ def test_durations_and_lines():
     assert [duration(s) for s in (12, 200, 7500)] == ["12 s", "3 min 20 s", "2 h 05 min"]
     values = {"train/loss": 0.5, "validation/si_sdr": 3.0, "train/skipped": 2.0}
     assert line(values) == "loss 0.5000  SI-SDR 3.00 dB  skipped 2"
+
+
+def test_event_files_hold_what_metrics_csv_holds(photos, image_recipe, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = TrainOptions(log_every=4, tensorboard=True)
+    report = train(image_recipe(), photos, tmp_path / "run", options)
+    events = EventAccumulator(str(report.folder / "tensorboard"))
+    events.Reload()
+    for name in ("train/loss", "validation/psnr", "codebook/perplexity"):
+        with (report.folder / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row.get(name)]
+        found = {event.step: event.value for event in events.Scalars(name)}
+        assert found == pytest.approx({int(r["step"]): float(r[name]) for r in rows}, rel=1e-4)
+        assert max(found) == 12
+
+
+def test_event_files_are_only_written_when_asked_for(whole, monkeypatch):
+    assert not (whole.folder / "tensorboard").exists()
+    monkeypatch.setattr("vq.tokenizers.train_options.find_spec", lambda name: None)
+    with pytest.raises(VqError, match=r"pip install 'vq-toolkit\[tensorboard\]'"):
+        TrainOptions(tensorboard=True)
+
+
+def test_a_run_at_one_loudness_gives_each_sound_its_own_back(sounds, sound_recipe, tmp_path):
+    from vq.tokenizers.audio import loudness, read_audio
+    from vq.tokenizers.codec import TokenizerCodec
+
+    report = train(sound_recipe(normalisation="loudness"), sounds, tmp_path / "run")
+    tokenizer = vq.Tokenizer.load(report.model)
+    codec = TokenizerCodec(tokenizer)
+    assert codec.spec.normalisation == "loudness"
+    assert tokenizer.config()["normalisation"] == "loudness"
+    x, _ = read_audio(sounds / "s3.wav")
+    coded = codec.encode(x)
+    assert coded.gain == pytest.approx(10 ** ((loudness(x) + 20) / 20))
+    again = codec.encode(x / 10)
+    assert torch.equal(again.codes, coded.codes)
+    loud, quiet = (codec.restore(c, x.shape[1:]) for c in (coded, again))
+    torch.testing.assert_close(quiet, loud / 10, rtol=1e-4, atol=1e-6)
+
+
+def test_a_backbone_starts_from_the_data_once(photos, image_recipe, tmp_path, monkeypatch):
+    """Before the first step, from crops of training files; not again when a run goes on."""
+    from vq.tokenizers.backbones import Lapped
+
+    seen = []
+    start = Lapped.start
+
+    def watched(backbone, x):
+        seen.append(x)
+        start(backbone, x)
+
+    monkeypatch.setattr(Lapped, "start", watched)
+    body = {"name": "lapped", "patch": 4, "dim": 8, "width": 8, "blocks": 1}
+    recipe = image_recipe(backbone=body, steps=6, warmup=0.0)
+    whole = train(recipe, photos, tmp_path / "whole")
+    assert len(seen) == 1 and seen[0].shape[1:] == (3, 16, 16)
+    assert len(seen[0]) * 16 >= 16384 and float(seen[0].abs().max()) <= 1
+    with monkeypatch.context() as patch:
+        StopAt(patch, 3)
+        assert train(recipe, photos, tmp_path / "run").step == 3
+    assert train(recipe, photos, tmp_path / "run").model_hash == whole.model_hash
+    assert len(seen) == 2 and torch.equal(*seen)

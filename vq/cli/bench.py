@@ -3,11 +3,15 @@
 vq bench gaussian [SPEC ...]   distortion on fresh N(0, 1) numbers against Shannon's limit
 vq bench search                nearest codeword next to torch and faiss
 vq bench kmeans                k-means next to faiss, scikit-learn and torch
+vq bench matmul [SPEC ...]     packed linear layers next to torch in float32 and bfloat16
+vq bench generate MODEL        tokens a second of a compressed model and its original
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+from types import ModuleType
 
 from vq.analysis.environment import result, table, write_json
 from vq.analysis.gaussian import measure_all
@@ -39,10 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         speed.add_argument("--rounds", type=int, metavar="N", help="of which medians are taken")
         add_common(speed)
+    for name, text in (
+        ("matmul", "packed linear layers next to torch in float32 and bfloat16"),
+        ("generate", "tokens a second of a compressed model and its original"),
+    ):
+        _module(name).add_arguments(kinds.add_parser(name, help=text, description=text))
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"vq.cli.bench_{name}")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run one benchmark."""
+    if args.kind in ("matmul", "generate"):
+        _module(args.kind).run(args)
+        return
     apply_threads(args)
     {"gaussian": _gaussian, "search": _speed, "kmeans": _speed}[args.kind](args)
 

@@ -13,6 +13,20 @@ from vq.analysis.environment import machine, versions, write_json
 from vq.cli.common import add_common
 from vq.kernels import dispatch
 
+FORMATS = (
+    "trellis(bits=2, memory=12, code=hash)",
+    "trellis(bits=2, memory=12, code=lut)",
+    "e8p()",
+    "uniform(bits=2)",
+    "uniform(bits=3)",
+    "nf(bits=4)",
+    "uniform(bits=8)",
+    "kmeans(dim=4, entries=256)",
+    "additive(stages=2, dim=8, entries=256)",
+    "product(groups=2, of=kmeans(dim=4, entries=256))",
+    "residual(stages=2, of=trellis(bits=2, memory=12, code=hash))",
+)  # one of each kind
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq info``."""
@@ -26,15 +40,17 @@ def run(args: argparse.Namespace) -> None:
         write_json(data, args.json)
     if args.json == "-":
         return
-    for title in ("machine", "versions", "kernels"):
+    for title in ("machine", "versions", "kernels", "formats"):
         print(title)
+        wide = max(14, *map(len, data[title]))
         for key, value in data[title].items():
-            print(f"  {key:<14} {value}")
+            print(f"  {key:<{wide}} {value}")
 
 
 def describe() -> dict[str, Any]:
     """What ``vq info`` prints."""
     import vq.kernels.linear
+    import vq.kernels.rows
     import vq.kernels.search
     import vq.kernels.trellis  # noqa: F401  (declares its operations)
 
@@ -57,7 +73,27 @@ def describe() -> dict[str, Any]:
     kernels["operations"] = ", ".join(
         f"{name} [{_served(op, backend)}]" for name, op in sorted(dispatch.OPS.items())
     )
-    return {"machine": machine(), "versions": versions(), "kernels": kernels}
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "kernels": kernels,
+        "formats": _formats() if backend != "none" else {},
+    }
+
+
+def _formats() -> dict[str, str]:
+    """What multiplies by a packed layer of each format for one token, and why."""
+    from vq.codebooks import build
+    from vq.compressors.linear import QuantizedLinear
+    from vq.kernels.formats import assemble
+
+    found = {}
+    for spec in FORMATS:
+        layer = QuantizedLinear(64, 64, build(spec))
+        empty = torch.zeros(layer.header.payload_bytes, dtype=torch.uint8)
+        layer.weight = assemble(layer.header, empty)
+        found[spec] = f"layout {layer.header.layout}: {layer.explain()}"
+    return found
 
 
 def _served(op: dispatch.Op, backend: str) -> str:

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-every", type=int, default=0, metavar="N", help="batches between lines of the report"
     )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write event files, in RUN/tensorboard"
+    )
     parser.add_argument("--quiet", action="store_true", help="no report while training")
     add_common(parser)
 
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         fresh=args.fresh,
         workers=args.workers,
         devices=args.devices,
+        tensorboard=args.tensorboard,
         log_every=args.log_every,
         show=None if args.quiet else show,
     )

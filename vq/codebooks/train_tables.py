@@ -137,13 +137,19 @@ GOLDEN = (
     "trellis(bits=1.5, memory=8, code=hybrid)",
 )
 
+GOLDEN_SHORT = tuple(
+    f"trellis(bits={bits}, memory={memory}, code=hash, levels={levels})"
+    for levels in (16, 32)
+    for bits, memory in ((2, 12), (2, 14), (2, 16), (1, 12), (3, 12), (4, 12))
+)
 
-def save_golden(path: Path) -> None:
+
+def save_golden(path: Path, specs: tuple[str, ...]) -> None:
     """Inputs, codes, packed bytes and values of the shipped specs, for tests."""
     x = blocks(2, seed=31_415)
     x[0, 7], x[1, 200] = 9.0, -40.0  # beyond what 16 bits hold
     found = {"inputs": x}
-    for spec in GOLDEN:
+    for spec in specs:
         codebook = build(spec)
         codes = codebook.encode(x)
         found[f"{spec} codes"] = codes
@@ -163,7 +169,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # the order of float sums, and so the last bits, depends on threads
     if args.golden:
-        save_golden(args.out / "golden-trellis.safetensors")
+        save_golden(args.out / "golden-trellis.safetensors", GOLDEN)
+        save_golden(args.out / "golden-trellis-short.safetensors", GOLDEN_SHORT)
         return
     for plan in PLANS:
         if args.bits not in (None, plan.bits) or args.memory not in (None, plan.memory):

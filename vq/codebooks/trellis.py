@@ -41,10 +41,12 @@ class Trellis(Codebook):
             call ``fit``), ``mad1``, ``inst3``, ``mcg``, ``mul1`` (computed, one symbol) or ``random`` (a
             seeded table).
         seed: of ``code=random``.
+        levels: of ``code=hash``: 64 different values (best), or 32 or 16, which CPUs without AVX-512 decode faster.
 
     Attributes:
         table: ``(2**memory, symbols)`` float32, the values of each state.
-        levels: int8 ``(64,)``, for the hash code the integer levels, else empty.
+        levels: int8 ``(64,)``, for the hash code the integer levels (16 or 32 of them repeated), else empty.
+        level_count: 64, 32 or 16.
         step: for the hash code the size of one integer level, else 0.
         hash_constant: factor of the hash code, else 0.
         step_bits: bits of one step, ``bits * symbols``.
@@ -68,9 +70,11 @@ class Trellis(Codebook):
         symbols: int | None = None,
         code: str = "hash",
         seed: int = 0,
+        levels: int = 64,
     ) -> None:
         super().__init__()
         self.bits = _check_rate(bits, memory, symbols, code)
+        self.level_count = _check_levels(levels, code)
         self.memory, self.code, self.seed = memory, code, seed
         self.symbols = _default_symbols(bits, code) if symbols is None else symbols
         self.step_bits = int(bits * self.symbols)
@@ -78,26 +82,28 @@ class Trellis(Codebook):
             raise ValueError(f"trellis: seed={seed} only means something with code=random")
         self.step, self.hash_constant = 0.0, 0
         if code == "hash":
-            found = source.hash_code(self.bits, memory)
+            found = source.hash_code(self.bits, memory, levels)
             self.hash_constant = found.constant
             self.step = float(torch.tensor(found.step, dtype=torch.float32))
-            levels = source.hash_levels()
-            table = source.hash_table(memory, self.hash_constant, self.step, levels)
+            integers = source.hash_levels(levels)
+            table = source.hash_table(memory, self.hash_constant, self.step, integers)
         else:
-            levels = torch.zeros(0, dtype=torch.int8)
+            integers = torch.zeros(0, dtype=torch.int8)
             table = source.state_values(code, self.bits, memory, self.symbols, seed)
-        self.register_buffer("levels", levels)
+        self.register_buffer("levels", integers)
         self.register_buffer("table", table)
 
     @property
     def spec(self) -> Spec:
-        """``trellis(bits=..., memory=..., code=...)``; symbols and seed where they are not the default."""
+        """``trellis(bits=..., memory=..., code=...)``; symbols, seed and levels where they are not the default."""
         args: dict[str, Value] = {"bits": self.bits, "memory": self.memory}
         if self.symbols != _default_symbols(self.bits, self.code):
             args["symbols"] = self.symbols
         args["code"] = self.code
         if self.seed:
             args["seed"] = self.seed
+        if self.level_count != 64:
+            args["levels"] = self.level_count
         return Spec.make("trellis", **args)
 
     @property
@@ -139,7 +145,7 @@ class Trellis(Codebook):
     def distortion(self) -> float | None:
         """Measured on held-out N(0, 1) for computed codes and shipped tables, else None."""
         if self.code == "hash":
-            return source.hash_code(self.bits, self.memory).distortion
+            return source.hash_code(self.bits, self.memory, self.level_count).distortion
         if self.code not in ("lut", "random"):
             found = source.figure(self.code, self.bits, self.memory)
             return None if found is None else found.distortion
@@ -272,6 +278,16 @@ class Trellis(Codebook):
 
 def _default_symbols(bits: float, code: str) -> int:
     return 2 if code in source.PAIRS or bits != int(bits) else 1
+
+
+def _check_levels(levels: int, code: str) -> int:
+    """The number of levels; raises where it is none that the hash code has, or the code is another."""
+    if levels not in source.HASH_COUNTS:
+        known = ", ".join(str(count) for count in source.HASH_COUNTS)
+        raise ValueError(f"trellis: levels must be one of {known}, got {levels!r}")
+    if levels != 64 and code != "hash":
+        raise ValueError(f"trellis: levels={levels} only means something with code=hash")
+    return levels
 
 
 def _check_rate(bits: float, memory: int, symbols: int | None, code: str) -> float:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vq._data_files import data_path
 
-HASH_FILE = "trellis-hash.json"
+HASH_FILES = {64: "trellis-hash.json", 32: "trellis-hash-32.json", 16: "trellis-hash-16.json"}
+HASH_COUNTS = tuple(HASH_FILES)
 HYBRID_FILE = "trellis-hybrid.safetensors"
 FIGURES_FILE = "trellis-figures.json"
 HYBRID_ROWS = 512
@@ -48,28 +49,33 @@ class TrainedTable:
 
 
 @functools.cache
-def _hash_data() -> dict[str, object]:
-    data: dict[str, object] = json.loads(data_path("codebooks", HASH_FILE).read_text())
+def _hash_data(count: int) -> dict[str, object]:
+    data: dict[str, object] = json.loads(data_path("codebooks", HASH_FILES[count]).read_text())
     return data
 
 
-def hash_levels() -> Tensor:
-    """The 64 int8 levels that every hash code shares."""
-    return torch.tensor(_hash_data()["levels"], dtype=torch.int8)
+def hash_levels(count: int = 64) -> Tensor:
+    """The levels that all hash codes of ``count`` levels share, int8 ``(64,)``; 16 or 32 are repeated.
+
+    So the two upper bits of an index into 16 levels change nothing, and all forms are one format.
+    """
+    levels = torch.tensor(_hash_data(count)["levels"], dtype=torch.int8)
+    return levels.repeat(64 // count)
 
 
-def hash_code(bits: float, memory: int) -> HashCode:
-    """Searched constant and step for a rate.
+def hash_code(bits: float, memory: int, count: int = 64) -> HashCode:
+    """Searched constant and step for a rate and a number of levels.
 
     Raises:
         ValueError: if no constant was searched for this rate and memory.
     """
-    codes = _hash_data()["codes"]
+    codes = _hash_data(count)["codes"]
     assert isinstance(codes, dict)
     found = codes.get(f"bits={bits:g}, memory={memory}")
     if found is None:
+        form = "" if count == 64 else f" of {count} levels"
         raise ValueError(
-            f"trellis: no hash code for bits={bits:g}, memory={memory}; known: {'; '.join(codes)}"
+            f"trellis: no hash code{form} for bits={bits:g}, memory={memory}; known: {'; '.join(codes)}"
         )
     return HashCode(**found)
 

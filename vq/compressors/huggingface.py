@@ -15,9 +15,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
 from vq.compressors.checkpoint import FORMAT_VERSION
+from vq.compressors.embedding import put_embedding
 from vq.compressors.experts import unfuse
 from vq.compressors.linear import QuantizedLinear
 from vq.compressors.naming import renamed_keys
+from vq.compressors.older import adopt_stored
 from vq.compressors.quantize import PARTS, SHARED
 from vq.compressors.surgery import put_packed
 from vq.compressors.tensorfile import read_header
@@ -37,6 +39,7 @@ class VqConfig(QuantizationConfigMixin):
         modules_to_not_convert: linear layers that are not quantized.
         rotation: ``none``, ``input`` or ``both``.
         unfused_experts: modules whose experts stand one by one.
+        embeddings: packed embeddings: their module, codebook, rotation and tied head.
         rounding: how codes were found, for the record.
         format_version: of the folder.
         library_version: that wrote it, for the record.
@@ -54,6 +57,7 @@ class VqConfig(QuantizationConfigMixin):
         modules_to_not_convert: list[str] | None = None,
         rotation: str = "input",
         unfused_experts: list[str] | None = None,
+        embeddings: dict[str, Any] | None = None,
         rounding: str = "",
         format_version: int = FORMAT_VERSION,
         library_version: str = "",
@@ -73,6 +77,7 @@ class VqConfig(QuantizationConfigMixin):
         self.layers = dict(layers or {})
         self.modules_to_not_convert = list(modules_to_not_convert or [])
         self.unfused_experts = list(unfused_experts or [])
+        self.embeddings = dict(embeddings or {})
         self.rotation, self.rounding = rotation, rounding
         self.format_version, self.library_version = format_version, library_version
         used = {default_codebook, *self.layers.values()}
@@ -117,6 +122,7 @@ class VqHfQuantizer(HfQuantizer):
         files = [Path(file) for file in kwargs.get("checkpoint_files") or ()]
         if files and all(file.suffix == ".safetensors" for file in files):
             check_complete(model, files)
+            adopt_stored(model, files)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
         refresh(model, self.quantization_config)
@@ -143,6 +149,7 @@ def install(model: nn.Module, config: VqConfig) -> None:
     fused = set(config.unfused_experts)
     unfuse(model, [name for name, _ in model.named_modules() if listed(name) & fused])
     put_packed(model, book_of, _ROTATIONS[config.rotation])
+    put_embedding(model, config.embeddings, books, prefix)
     model.add_module(SHARED, nn.ModuleDict(books))
 
 

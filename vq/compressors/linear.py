@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vq.compressors.tables import cached_table, listable, step_of
 from vq.kernels import linear as ops
 from vq.kernels.decode import decode_rows, place_vectors, unpack_codes
-from vq.kernels.dispatch import backend, native
+from vq.kernels.dispatch import backend
 from vq.kernels.formats import (
     BLOCKS,
+    E8P_CODE,
     HASH_CODE,
+    PANELS,
     ROWS,
     TABLE_CODE,
     TILE_WEIGHTS,
     TILES,
     PackedHeader,
     assemble,
+    read_header,
     read_packed,
 )
 from vq.kernels.hadamard import hadamard
 from vq.kernels.layouts import pack_payload, pack_signs
+from vq.kernels.ready import ReadyLinear, prepare
 
-_MAX_TABLE = 1 << 16  # entries of a codebook that are listed as one table
+_PARTS = ("weight", "scales", "signs_in", "signs_out")
 
 
 def header_for(codebook: nn.Module, out_features: int, in_features: int) -> PackedHeader:
@@ -34,20 +42,23 @@ def header_for(codebook: nn.Module, out_features: int, in_features: int) -> Pack
 
     Args:
         codebook: anything that keeps the contract of ``vq.codebooks.Codebook``; one with ``step_bits``
-            is a trellis.
+            is a trellis, and one whose vectors can be listed is packed in the order of the kernels (layout 4).
         out_features: rows.
         in_features: columns.
     """
     book: Any = codebook
     if not hasattr(book, "step_bits"):
         tile_rows = getattr(book, "tile", (1, book.dim))[0]
+        step = step_of(book)
         return PackedHeader(
-            BLOCKS if tile_rows > 1 else ROWS,
+            BLOCKS if tile_rows > 1 else PANELS if listable(book) else ROWS,
             out_features,
             in_features,
             code_bits=book.code_bits,
             dim=book.dim,
             codes_per_vector=book.codes_per_vector,
+            code=E8P_CODE if step else TABLE_CODE,
+            step=step,
             tile_rows=tile_rows,
         )
     hashed = book.code == "hash"
@@ -86,6 +97,7 @@ class QuantizedLinear(nn.Module):
             hash code; all else is float32.
         device: where the buffers are made; ``meta`` works.
         dtype: of the bias.
+        header: format of the stored weight, where it is another than the one for new layers (an older layout).
 
     Attributes:
         weight: uint8 ``(64 + payload,)``.
@@ -112,14 +124,17 @@ class QuantizedLinear(nn.Module):
         mode: str = "int15",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        header: PackedHeader | None = None,
     ) -> None:
         super().__init__()
         if mode not in ops.MODES:
             raise ValueError(f"mode: expected one of {', '.join(ops.MODES)}, got {mode!r}")
         self.in_features, self.out_features, self.mode = in_features, out_features, mode
         object.__setattr__(self, "_codebook", (codebook,))
-        self.header = header_for(codebook, out_features, in_features)
+        own = header_for(codebook, out_features, in_features)
+        self.header = own if header is None else _older(header, own)
         self._checked: tuple[int, int] | None = None
+        self._ready: ReadyLinear | None = None
         byte = functools.partial(torch.zeros, dtype=torch.uint8, device=device)
         self.register_buffer("weight", byte(self.header.total_bytes))
         self.register_buffer("scales", torch.ones(out_features, dtype=torch.float16, device=device))
@@ -184,6 +199,15 @@ class QuantizedLinear(nn.Module):
         """The codebook, shared with other layers."""
         return self.__dict__["_codebook"][0]
 
+    def adopt(self, header: PackedHeader) -> None:
+        """Make room for a stored weight of an older layout; its codes must be of this layer's format.
+
+        Raises:
+            ValueError: if they are not.
+        """
+        self.header = _older(header, self.header)
+        self.weight = self.weight.new_zeros(self.header.total_bytes)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(*batch, in)`` to ``(*batch, out)`` in x's dtype; differentiable in x.
 
@@ -191,11 +215,19 @@ class QuantizedLinear(nn.Module):
             ValueError: if the stored weight is corrupted or of another format than this layer's (checked
                 on first use).
         """
+        quick = self._quick(x)
+        if quick is not None:
+            return quick
         self._check_once()
+        if self.header.layout in (ROWS, BLOCKS):
+            _warn_slow(self)
         if self._by_codebook:
             y = self._forward_codebook(x)
         else:
             table = self._table()
+            if self._ready is None and not torch.compiler.is_compiling():
+                tensors = (self.weight, self.scales, self.signs_in, self.signs_out)
+                self._ready = prepare(self.header, tensors, table, self.mode)
             y = ops.quick_linear(
                 x,
                 self.weight,
@@ -206,6 +238,23 @@ class QuantizedLinear(nn.Module):
                 self.mode,
             )
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _quick(self, x: Tensor) -> Tensor | None:
+        """The product through addresses at hand, where all is as it was; None otherwise."""
+        if torch.compiler.is_compiling():
+            return None
+        state = self.__dict__
+        ready: ReadyLinear | None = state["_ready"]
+        if ready is None:
+            return None
+        buffers = state["_buffers"]
+        tensors = tuple([buffers[name] for name in _PARTS])
+        if not ready.holds(tensors, self._table(), self.mode) or backend() != "cpu":
+            state["_ready"] = None
+            return None
+        y = ready(x)
+        bias = state["_parameters"]["bias"]
+        return y if y is None or bias is None else y + bias.to(y.dtype)
 
     def rotated_weight(self) -> Tensor:
         """``scales * W`` in the rotated basis: float32 ``(out, in)``."""
@@ -236,19 +285,7 @@ class QuantizedLinear(nn.Module):
         """Which kernel serves ``rows`` rows of x now, and why."""
         if self._by_codebook:
             return "codebook.decode by panels, float32 matmul: several codes a vector, or no table"
-        module = native() if backend() == "cpu" else None
-        isa = "reference" if module is None else str(module.isa())
-        if ops.integer_mode(self.header, rows, self.mode):
-            return f"{isa} {self.mode}: hash code, {rows} row(s), integer activations"
-        hashed = self.header.layout == TILES and self.header.code == HASH_CODE
-        reason = (
-            "not the hash code"
-            if not hashed
-            else "mode is float"
-            if self.mode == "float"
-            else f"more than {ops.INTEGER_ROWS} rows"
-        )
-        return f"{isa} decode by panels, float32 matmul: {reason}"
+        return ops.explain(self.header, self.weight, self._table(), self.mode, rows)
 
     def extra_repr(self) -> str:
         """Sizes, codebook, rotations and mode."""
@@ -263,10 +300,13 @@ class QuantizedLinear(nn.Module):
     @property
     def _by_codebook(self) -> bool:
         """Whether only the codebook can decode: several codes or rows make a vector, or the table is too large."""
-        if self.header.layout != ROWS:
-            return self.header.layout == BLOCKS
-        entries: int | None = self.codebook.entries
-        return self.header.codes_per_vector > 1 or entries is None or entries > _MAX_TABLE
+        if self.header.layout == ROWS:
+            return self.header.codes_per_vector > 1 or not listable(self.codebook)
+        return self.header.layout == BLOCKS
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without addresses, which mean nothing elsewhere."""
+        return {**self.__dict__, "_ready": None, "_checked": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
         """Move buffers, but keep scales float16: a cast to bfloat16 would change the weight."""
@@ -275,6 +315,16 @@ class QuantizedLinear(nn.Module):
         if self.scales.dtype != before.dtype:
             self.scales = before.to(self.scales.device)
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take over the layout of a stored weight that is older than this layer's."""
+        stored = state_dict.get(f"{prefix}weight")
+        if isinstance(stored, Tensor) and stored.shape != self.weight.shape and not stored.is_meta:
+            with contextlib.suppress(ValueError):  # torch then says that the shapes differ
+                self.adopt(read_header(stored))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_once(self) -> None:
         """Checksum and format of the stored weight, on first use of each tensor."""
@@ -286,10 +336,7 @@ class QuantizedLinear(nn.Module):
             return
         stored = read_packed(weight)
         if not stored.same_format(self.header):
-            raise ValueError(
-                f"packed weight of another format: this layer expects {self.header}, the tensor "
-                f"holds {stored}; build the layer with the codebook and sizes of the checkpoint"
-            )
+            self.header = _older(stored, self.header)
         self._checked = key
 
     def _table(self) -> Tensor:
@@ -298,9 +345,8 @@ class QuantizedLinear(nn.Module):
         if self.header.layout == TILES:
             table: Tensor = book.levels if self.header.code == HASH_CODE else book.table
             return table
-        codes = torch.arange(book.entries, device=self.weight.device)
-        values: Tensor = book.decode(codes.reshape(-1, *book.codes_shape))
-        return values
+        table = cached_table(book)
+        return table if self.header.layout == PANELS else table[0]
 
     def _decode(self, first: int, rows: int) -> Tensor:
         """Rows of W in units of the codebook, float32."""
@@ -324,6 +370,41 @@ class QuantizedLinear(nn.Module):
         if self.signs_out is not None:
             y = hadamard(y, None, self.signs_out)
         return y.to(x.dtype)
+
+
+def _older(header: PackedHeader, own: PackedHeader) -> PackedHeader:
+    """A header of layout 1, if it holds the same codes as this layer's; else ValueError."""
+    same = ("out_features", "in_features", "code_bits", "dim", "codes_per_vector")
+    fits = all(getattr(header, name) == getattr(own, name) for name in same)
+    if header.same_format(own):
+        return own
+    if not fits or (header.layout, own.layout) != (ROWS, PANELS):
+        raise ValueError(
+            f"packed weight of another format: this layer expects {own}, the tensor holds {header}; build the "
+            "layer with the codebook and sizes of the checkpoint"
+        )
+    return replace(header, crc=0)
+
+
+_slow: set[str] = set()  # codebooks whose slow path was told
+
+
+def _warn_slow(layer: QuantizedLinear) -> None:
+    """Say once for each codebook that a layer has no kernel of its own."""
+    name = str(getattr(layer.codebook, "spec", type(layer.codebook).__name__))
+    if name in _slow or torch.compiler.is_compiling():
+        return
+    _slow.add(name)
+    why = (
+        "no kernel multiplies by these codes"
+        if layer._by_codebook
+        else "the weights have an older layout; compress the model again for the kernel of these codes"
+    )
+    warnings.warn(
+        f"{name}: {why}. Every call decodes the matrix, which is slow; layer.explain() says what serves a layer",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _signs(signs: Tensor | None, count: int, name: str) -> Tensor | None:

@@ -29,6 +29,8 @@ class CompressOptions:
         codebook: spec of the codebook of all layers.
         layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
             last one that matches counts. One that starts with ``?`` may match no layer of the model at hand.
+        embeddings: spec of the codebook of the embeddings and of the head, such as ``uniform(bits=8)``; ``keep`` leaves
+            them as they are.
         rounding: ``ldlq`` or ``nearest``.
         rotation: ``input``, ``both`` or ``none``.
         damping: see RoundingOptions.
@@ -50,6 +52,7 @@ class CompressOptions:
 
     codebook: str = "trellis(bits=2, memory=12, code=hash)"
     layers: Mapping[str, str] = field(default_factory=dict)
+    embeddings: str = KEEP
     rounding: str = "ldlq"
     rotation: str = "input"
     damping: float = 0.01
@@ -67,7 +70,7 @@ class CompressOptions:
     def __post_init__(self) -> None:
         try:
             self.rounding_options()
-            specs = {"codebook": self.codebook, **dict(self.layers)}
+            specs = {"codebook": self.codebook, "embeddings": self.embeddings, **dict(self.layers)}
             for spec in specs.values():
                 if spec != KEEP:
                     Spec.parse(spec)

@@ -16,7 +16,8 @@ import vq
 from vq.compressors.calibrate import Activations, NotAChain, capture
 from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
 from vq.compressors.hessian import my_windows
-from vq.compressors.options import CompressOptions
+from vq.compressors.options import KEEP, CompressOptions
+from vq.compressors.pack_embedding import pack_embeddings
 from vq.compressors.plan_stage import planned
 from vq.compressors.quantize import BlockResult, Shelf
 from vq.compressors.ranks import TIMEOUT, Ranks, join
@@ -142,6 +143,8 @@ def compress(
                 folder, report = assemble(
                     source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, samples
                 )
+                if chosen.embeddings != KEEP:
+                    report = pack_embeddings(folder, run.skeleton.model, chosen, max_shard_bytes)
                 publish(folder, target)
             ranks.wait()
         if ranks.first:

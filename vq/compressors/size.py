@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Size:
 
     Attributes:
         bits_per_weight: all that quantized layers store (codes, headers, scales, signs, shared tables), divided by
-            their weights; without quantized layers, of all tensors.
+            their weights; without quantized layers, of all tensors. Packed embeddings and heads are not among them.
         quantized_weights: weights in quantized layers.
         total_weights: weights in all layers.
         total_bits_per_weight: the same for the whole model, embeddings and norms included.
@@ -56,15 +57,18 @@ def measure_size(folder: str | Path) -> Size:
         for name, entry in tensors.items()
         if name.endswith(".weight") and entry.dtype == torch.uint8
     }
+    apart = _embeddings(Path(folder))
+    embedded = {name: packed.pop(name) for name in apart if name in packed}
     quantized = sum(rows * columns for rows, columns in packed.values())
     own = sum(_bytes(tensors.get(f"{layer}.{part}")) for layer in packed for part in _STORED)
-    shared = sum(_bytes(entry) for name, entry in tensors.items() if name.startswith(_SHARED))
+    tables = [name for name in tensors if name.startswith(_SHARED)]
+    shared = sum(_bytes(tensors[n]) for n in tables if not n.startswith(f"{_SHARED}embeddings."))
     everything = sum(map(_bytes, tensors.values()))
     others = sum(
         math.prod(entry.shape)
         for name, entry in tensors.items()
-        if not name.startswith(_SHARED) and name.rpartition(".")[0] not in packed
-    )
+        if not name.startswith(_SHARED) and name.rpartition(".")[0] not in {*packed, *embedded}
+    ) + sum(rows * columns for rows, columns in embedded.values())
     total = quantized + others
     whole = 8 * everything / max(total, 1)
     return Size(
@@ -74,6 +78,20 @@ def measure_size(folder: str | Path) -> Size:
         total_bits_per_weight=whole,
         file_bytes=sum(file.stat().st_size for file in files),
     )
+
+
+def _embeddings(folder: Path) -> set[str]:
+    """Packed embeddings and head of a folder, by name."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return set()
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")).get("quantization_config") or {}
+    except ValueError as error:
+        raise VqError(f"{path}: not valid JSON ({error})") from error
+    layers = config.get("layers") or {}
+    own = {(config.get("embeddings") or {}).get("module", "")}
+    return own | {name for name, book in layers.items() if book == "embeddings"}
 
 
 def _shape(entry: TensorEntry, name: str) -> tuple[int, int]:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vq.kernels.formats import HASH_CODE, HEADER_BYTES, TILE_COLUMNS, TILE_ROWS, TILES, PackedHeader
+from vq.kernels.formats import (
+    HASH_CODE,
+    HEADER_BYTES,
+    PANELS,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    TILES,
+    PackedHeader,
+)
 from vq.kernels.layouts import unpack_rows, unpack_tiles
+from vq.kernels.panels import decode_panels, unpack_panels
 
 
 def unpack_codes(weight: Tensor, header: PackedHeader, first: int, rows: int) -> Tensor:
-    """Codes that cover rows ``first .. first + rows - 1``, of layout 1 or 3.
+    """Codes that cover rows ``first .. first + rows - 1``, of layout 1, 3 or 4.
 
     Returns:
         int64 ``(rows, ceil(in / dim), codes_per_vector)``; in layout 3 bands of ``tile_rows`` in place of rows.
     """
+    if header.layout == PANELS:
+        codes = unpack_panels(weight[HEADER_BYTES:], header, first, rows)
+        return codes.reshape(rows, header.vectors_per_row, header.codes_per_vector)
     begin, end = first // header.tile_rows, -(-(first + rows) // header.tile_rows)
     each = header.vectors_per_row * header.codes_per_vector
     payload = weight[HEADER_BYTES:]
@@ -74,13 +86,17 @@ def decode_rows(
     Args:
         weight: packed tensor.
         header: its header.
-        table: hash code: int8 ``(64,)`` levels; trellis table: ``(2**memory, symbols)``; layout 1: ``(entries, dim)``.
+        table: hash code: int8 ``(64,)`` levels; trellis table: ``(2**memory, symbols)``; layout 1: ``(entries, dim)``;
+            layout 4: ``(codes_per_vector, entries, dim)``, whose vectors add up, or with ``dim / codes_per_vector`` in
+            place of dim, whose vectors stand side by side; E8P: uint8 ``(256, 8)``, ``panels.e8p_magnitudes``.
         first: first row.
         rows: how many.
 
     Returns:
         float32 ``(rows, in)``.
     """
+    if header.layout == PANELS:
+        return decode_panels(weight, header, table, first, rows)
     if header.layout != TILES:
         codes = unpack_codes(weight, header, first, rows)[..., 0]
         return table.float()[codes].reshape(rows, -1)[:, : header.in_features]

@@ -14,10 +14,12 @@ from torch import Tensor
 MAGIC = b"VQPK"
 VERSION = 1
 HEADER_BYTES = 64
-ROWS, TILES, BLOCKS = 1, 2, 3  # the layouts
-TABLE_CODE, HASH_CODE = 0, 1
+ROWS, TILES, BLOCKS, PANELS = 1, 2, 3, 4  # the layouts
+TABLE_CODE, HASH_CODE, E8P_CODE = 0, 1, 2
 TILE_ROWS, TILE_COLUMNS, TILE_WEIGHTS = 64, 4, 256
 GROUP = 8  # tiles whose words are interleaved
+PANEL_ROWS = 64  # rows of a panel of layout 4
+PANEL_BITS = 16  # the widest code of layout 4
 
 _STRUCT = struct.Struct("<4sHHIIHHHHHHIQIfH14x")
 
@@ -27,17 +29,18 @@ class PackedHeader:
     """Header of a packed weight; every field is one of docs/format.md.
 
     Attributes:
-        layout: ROWS (fixed-width codes), TILES (trellis) or BLOCKS (fixed-width codes of several rows).
+        layout: ROWS (fixed-width codes), TILES (trellis), BLOCKS (fixed-width codes of several rows) or PANELS
+            (fixed-width codes in the order of the kernels).
         out_features: rows of the matrix.
         in_features: columns of the matrix.
         code_bits: bits of one code; for a trellis, of one step.
         dim: weights of one code vector; 256 for a trellis.
         memory: bits of a trellis state, else 0.
         symbols: weights of one trellis step, else 0.
-        code: TABLE_CODE or HASH_CODE.
+        code: TABLE_CODE, HASH_CODE or E8P_CODE.
         codes_per_vector: 1; stages of a residual codebook; steps of a trellis.
         hash_constant: multiplier of the hash code, else 0.
-        step: value of one integer level of the hash code, else 0.
+        step: value of one integer level of the hash code, unit of E8P's coordinates, else 0.
         tile_rows: rows of the matrix that a code vector covers in layout BLOCKS, else 1.
         crc: CRC-32 of the payload.
     """
@@ -82,10 +85,31 @@ class PackedHeader:
         return self.codes_per_vector * self.code_bits // 64
 
     @property
+    def codes_per_row(self) -> int:
+        """Codes of one row (layouts ROWS and PANELS)."""
+        return self.vectors_per_row * self.codes_per_vector
+
+    @property
+    def fold(self) -> int:
+        """Codes of a row that are stored as one unit (layout PANELS)."""
+        return {1: 4, 2: 2, 3: 4}.get(self.code_bits, 1)
+
+    @property
+    def units(self) -> int:
+        """Units of one row (layout PANELS)."""
+        return -(-self.codes_per_row // self.fold)
+
+    def panel_bytes(self, rows: int) -> int:
+        """Bytes of a panel of ``rows`` rows, a multiple of 8 (layout PANELS)."""
+        return self.units * rows * self.fold * self.code_bits // 8
+
+    @property
     def payload_bytes(self) -> int:
         """Bytes after the header."""
         if self.layout == TILES:
             return self.bands * self.blocks * self.words * 8
+        if self.layout == PANELS:
+            return self.panel_bytes(-(-self.out_features // 8) * 8)
         codes = self.bands * self.vectors_per_row * self.codes_per_vector
         return (codes * self.code_bits + 7) // 8
 
@@ -207,8 +231,8 @@ def read_packed(weight: Tensor) -> PackedHeader:
 
 def _check_fields(header: PackedHeader) -> None:
     """Raise ValueError unless the fields describe a format that exists."""
-    if header.layout not in (ROWS, TILES, BLOCKS):
-        raise ValueError(f"packed weight: unknown layout {header.layout}, expected 1, 2 or 3")
+    if header.layout not in (ROWS, TILES, BLOCKS, PANELS):
+        raise ValueError(f"packed weight: unknown layout {header.layout}, expected 1 to 4")
     if header.out_features < 1 or header.in_features < 1:
         raise ValueError(
             f"packed weight: expected positive sizes, got out={header.out_features}, "
@@ -228,6 +252,22 @@ def _check_fields(header: PackedHeader) -> None:
         )
     if header.layout == TILES:
         _check_trellis(header)
+    if header.layout == PANELS:
+        _check_panels(header)
+
+
+def _check_panels(header: PackedHeader) -> None:
+    """Raise ValueError unless the fields describe codes that layout 4 can hold."""
+    if header.code_bits > PANEL_BITS:
+        raise ValueError(
+            f"packed panels: expected codes of at most {PANEL_BITS} bits, got {header.code_bits}"
+        )
+    e8p = (header.code_bits, header.dim, header.codes_per_vector) == (16, 8, 1) and header.step > 0
+    if header.code not in (TABLE_CODE, E8P_CODE) or (header.code == E8P_CODE and not e8p):
+        raise ValueError(
+            f"packed panels: expected the code of a table (0), or of E8P (2) with 16 bits, dim 8 and a step, got code="
+            f"{header.code}, code_bits={header.code_bits}, dim={header.dim}, step={header.step}"
+        )
 
 
 def _check_trellis(header: PackedHeader) -> None:

@@ -92,6 +92,7 @@ hadamard = declare(
     fake=_fake,
     reference=reference,
     cpu=_cpu,
+    triton="vq.kernels.triton.hadamard:hadamard",
 )
 """``hadamard(x, signs_first, signs_last)``: ``signs_last * H(signs_first * x)`` over the last dimension.
 

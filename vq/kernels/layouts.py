@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vq.kernels.formats import GROUP, TILES, PackedHeader
+from vq.kernels.formats import GROUP, PANELS, TILES, PackedHeader
+from vq.kernels.panels import pack_panels
 
 
 def pack_rows(codes: Tensor, bits: int) -> Tensor:
@@ -135,7 +136,7 @@ def pack_payload(codes: Tensor, header: PackedHeader) -> Tensor:
     """Payload of a matrix of codes.
 
     Args:
-        codes: layout 1: ``(out, ceil(in / dim), codes_per_vector)`` (a trailing axis of one may be left out);
+        codes: layouts 1 and 4: ``(out, ceil(in / dim), codes_per_vector)`` (a trailing axis of one may be left out);
             layout 2: ``(bands * blocks, 256 / symbols)``, or with bands and blocks apart; layout 3:
             ``(bands, blocks, codes_per_vector)``.
         header: the format.
@@ -152,6 +153,8 @@ def pack_payload(codes: Tensor, header: PackedHeader) -> Tensor:
             f"codes: expected {expected[0]} x {expected[1]} for a weight of "
             f"{header.out_features}x{header.in_features}, got shape {tuple(codes.shape)}"
         )
+    if header.layout == PANELS:
+        return pack_panels(codes.reshape(expected), header)
     if header.layout != TILES:
         return pack_rows(codes, header.code_bits)
     streams = codes_to_streams(codes.reshape(expected), header.code_bits)

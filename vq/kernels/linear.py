@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vq.kernels.dispatch import backend, declare, library
-from vq.kernels.linear_native import cpu, transposed_cpu
+from vq.kernels.dispatch import backend, declare, library, native
+from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
+from vq.kernels.linear_native import cpu, kernel_name, transposed_cpu
 from vq.kernels.linear_reference import (
     INTEGER_ROWS,
     MODES,
@@ -17,10 +18,12 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
+from vq.kernels.panels import TOKENS
 
 __all__ = [
     "INTEGER_ROWS",
     "MODES",
+    "explain",
     "integer_mode",
     "packed_linear",
     "packed_linear_transposed",
@@ -38,7 +41,11 @@ def _fake(x: Tensor, weight: Tensor, scales: Tensor, *rest: Any) -> Tensor:
 
 
 packed_linear = declare(
-    f"packed_linear(Tensor x, {_SIGNATURE}) -> Tensor", fake=_fake, reference=reference, cpu=cpu
+    f"packed_linear(Tensor x, {_SIGNATURE}) -> Tensor",
+    fake=_fake,
+    reference=reference,
+    cpu=cpu,
+    triton="vq.kernels.triton.linear:packed_linear",
 )
 """``packed_linear(x, weight, scales, signs_in, signs_out, table, mode)``: a whole layer, bias aside.
 
@@ -48,8 +55,8 @@ Args:
     scales: float16 ``(out,)``.
     signs_in, signs_out: uint8 sign bits; None means no rotation on that side.
     table: see ``decode.decode_rows``.
-    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the hash
-        kernel (all other cases compute in float32).
+    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of the
+        hash code and of layout 4 (all other cases compute in float32).
 
 Returns:
     ``(*batch, out)`` in x's dtype.
@@ -69,6 +76,7 @@ packed_linear_transposed = declare(
     fake=_transposed_fake,
     reference=transposed_reference,
     cpu=transposed_cpu,
+    triton="vq.kernels.triton.linear:packed_linear_transposed",
 )
 """``packed_linear_transposed(grad, ...)``: ``grad @ W`` for the decoded W, the gradient of x, in float32."""
 
@@ -86,6 +94,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("vq::packed_linear", _backward, setup_context=_setup, lib=library)
 
 
+def listens(x: Tensor) -> bool:
+    """Whether something must see an operation on x as an operation: a compiler, a gradient, a torch mode, a device."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or not x.is_cpu
+        or (x.requires_grad and torch.is_grad_enabled())
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
 def quick_linear(
     x: Tensor,
     weight: Tensor,
@@ -100,15 +121,30 @@ def quick_linear(
     The dispatcher and autograd's wrapper cost as much as a small layer. Tracing, compilation, gradients, other
     devices and every torch mode go through the operation.
     """
-    listens = (
-        torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or not x.is_cpu
-        or (x.requires_grad and torch.is_grad_enabled())
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-    )
-    call = packed_linear if listens or backend() != "cpu" else cpu
+    call = packed_linear if listens(x) or backend() != "cpu" else cpu
     y: Tensor = call(x, weight, scales, signs_in, signs_out, table, mode)
     return y
+
+
+def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows: int = 1) -> str:
+    """Which kernel of ``packed_linear`` serves ``rows`` rows of x on the CPU now, and why."""
+    module = native() if backend() == "cpu" else None
+    if module is None:
+        return "reference: plain torch by panels, float32 matmul; no compiled kernels in use"
+    isa = str(module.isa())
+    hashed = header.layout == TILES and header.code == HASH_CODE
+    if integer_mode(header, rows, mode):
+        return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
+    if header.layout == PANELS and rows <= TOKENS:
+        return f"{isa} {mode}: {kernel_name(weight, table, mode)}, {rows} row(s)"
+    most = TOKENS if header.layout == PANELS else INTEGER_ROWS
+    reason = (
+        f"more than {most} rows"
+        if rows > most
+        else "mode is float"
+        if hashed
+        else "layout 1 is an older one, compress again for a kernel"
+        if header.layout != TILES
+        else "a trained table, not the hash code"
+    )
+    return f"{isa} decode by panels, float32 matmul: {reason}"

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from vq.kernels.dispatch import native, threads
-from vq.kernels.formats import HASH_CODE, HEADER_BYTES, TILES, PackedHeader, read_header
+from vq.kernels.formats import (
+    HEADER_BYTES,
+    PANELS,
+    TILES,
+    PackedHeader,
+    read_header,
+)
 from vq.kernels.hadamard import rotate_
 from vq.kernels.linear_reference import (
     INTEGER_COLUMNS,
@@ -24,8 +30,16 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
+from vq.kernels.panels import TOKENS
 
 PLANES = {"int8": 1, "int15": 2}
+ACTIVATIONS = {"float": 0, "int8": 1, "int15": 2}
+
+
+def table_sizes(table: Tensor) -> tuple[int, int, int]:
+    """Parts (0 for the bytes of E8P), entries and width of a table of layout 4, as the kernels take them."""
+    parts, entries, width = (0, *table.shape) if table.dtype == torch.uint8 else table.shape
+    return parts, entries, width
 
 
 def _decode_native(
@@ -36,6 +50,17 @@ def _decode_native(
     if header.layout == TILES:
         module.decode_trellis(
             weight.data_ptr(), bytes_, table.data_ptr(), first, rows, out.data_ptr(), threads()
+        )
+    elif header.layout == PANELS:
+        module.decode_tables(
+            weight.data_ptr(),
+            bytes_,
+            table.data_ptr(),
+            *table_sizes(table),
+            first,
+            rows,
+            out.data_ptr(),
+            threads(),
         )
     else:
         module.decode_rows(
@@ -57,8 +82,8 @@ def _decoded(
     weight: Tensor, header: PackedHeader, table: Tensor
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Panels of the matrix in one buffer that is used again: first row, rows, float32 ``(rows, in)``."""
-    hashed = header.layout == TILES and header.code == HASH_CODE
-    table = (table if hashed else table.float()).contiguous()
+    bytes_ = table.dtype in (torch.int8, torch.uint8)  # levels of the hash code, patterns of E8P
+    table = (table if bytes_ else table.float()).contiguous()
     weight = weight.contiguous()
     buffer = None
     for first, rows in panels(header):
@@ -90,44 +115,45 @@ def _quick(
     table: Tensor,
     mode: str,
 ) -> Tensor | None:
-    """The integer modes in one call, or None if this is not a case for them."""
-    planes = PLANES.get(mode, 0)
+    """Few rows straight from packed bits in one call, or None if this is not a case for that."""
+    code = ACTIVATIONS.get(mode, -1)
     width, out = x.shape[-1] if x.ndim else 0, scales.numel()
     rows = x.numel() // width if width else 0
-    if not (planes and 0 < rows <= INTEGER_ROWS and width <= INTEGER_COLUMNS):
+    tables = (table.ndim, table.dtype) in _TABLES
+    if not (
+        code + tables > 0
+        and 0 < rows <= (TOKENS if tables else INTEGER_ROWS)
+        and width <= INTEGER_COLUMNS
+    ):
         return None
     types = (x.dtype, weight.dtype, scales.dtype, table.dtype)
     first, last = _signs(signs_in, width), _signs(signs_out, out)
-    if types not in _TYPES or table.numel() != 64 or first < 0 or last < 0:
+    if types not in _TYPES or first < 0 or last < 0:
+        return None
+    if not tables and (table.dtype is not torch.int8 or table.numel() != 64):
         return None
     if not (weight.is_contiguous() and scales.is_contiguous() and table.is_contiguous()):
         return None
     given = x if x.dtype is torch.float32 else x.float()
     given = given if given.is_contiguous() else given.contiguous()
     y = torch.empty((*x.shape[:-1], out), dtype=torch.float32)
-    done = _native().packed_linear(
-        given.data_ptr(),
-        rows,
-        weight.data_ptr(),
-        weight.numel(),
-        scales.data_ptr(),
-        first,
-        last,
-        table.data_ptr(),
-        width,
-        out,
-        planes,
-        y.data_ptr(),
-        threads(),
-    )
+    shared = (scales.data_ptr(), first, last, table.data_ptr())
+    begin = (given.data_ptr(), rows, weight.data_ptr(), weight.numel(), *shared)
+    if tables:
+        sizes = table_sizes(table)
+        done = _native().tables_linear(*begin, *sizes, width, out, code, y.data_ptr(), threads())
+    else:
+        done = _native().packed_linear(*begin, width, out, PLANES[mode], y.data_ptr(), threads())
     if not done:
         return None
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
+_TABLES = {(3, torch.float32), (2, torch.uint8)}  # sums of vectors, E8P
 _TYPES = {
-    (dtype, torch.uint8, torch.float16, torch.int8)
+    (dtype, torch.uint8, torch.float16, table)
     for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    for table in (torch.int8, torch.uint8, torch.float32)
 }
 
 
@@ -158,6 +184,15 @@ def cpu(
     if signs_out is not None:
         rotate_(y, None, signs_out)
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
+
+
+def kernel_name(weight: Tensor, table: Tensor, mode: str) -> str:
+    """What serves few rows of a matrix in layout 4."""
+    table, weight = table.contiguous(), weight.contiguous()
+    if weight.is_meta:
+        return "codes of a table"
+    where = (weight.data_ptr(), weight.numel(), table.data_ptr(), *table_sizes(table))
+    return str(_native().tables_kernel(*where, ACTIVATIONS[mode]))
 
 
 def transposed_cpu(

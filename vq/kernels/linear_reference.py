@@ -10,7 +10,9 @@ from torch import Tensor
 from vq.kernels import decode as oracle
 from vq.kernels.formats import (
     BLOCKS,
+    E8P_CODE,
     HASH_CODE,
+    PANELS,
     ROWS,
     TILE_ROWS,
     TILES,
@@ -20,7 +22,7 @@ from vq.kernels.formats import (
 from vq.kernels.hadamard import reference as rotate_reference
 
 MODES = ("float", "int15", "int8")
-INTEGER_ROWS = 32  # rows of x up to which the integer modes hold; more are computed in float32
+INTEGER_ROWS = 512  # rows of x up to which the integer modes hold; more are computed in float32
 INTEGER_COLUMNS = 65536  # 255 * 127 * columns stays below 2**31
 PANEL_BYTES = 8 << 20  # decoded float32 weights held at once
 
@@ -92,9 +94,7 @@ def check(
                 f"{name}: expected uint8 of shape ({(n + 7) // 8},), got {signs.dtype} of shape "
                 f"{tuple(signs.shape)}"
             )
-    expected = _table_shape(header, table)
-    if tuple(table.shape) != expected:
-        raise ValueError(f"table: expected shape {expected}, got {tuple(table.shape)}")
+    check_table(header, table)
     if header.layout == BLOCKS or (header.layout == ROWS and header.codes_per_vector != 1):
         raise ValueError(
             f"packed_linear: {header.codes_per_vector} codes a vector, or of several rows, need the codebook's own "
@@ -103,8 +103,21 @@ def check(
     return header
 
 
+def check_table(header: PackedHeader, table: Tensor) -> None:
+    """Raise ValueError unless the table has the shape that the header asks for."""
+    expected = _table_shape(header, table)
+    if tuple(table.shape) != expected:
+        raise ValueError(f"table: expected shape {expected}, got {tuple(table.shape)}")
+    if header.layout == PANELS and (table.dtype == torch.uint8) != (header.code == E8P_CODE):
+        raise ValueError(
+            f"table: expected uint8 for E8P and floating point for all else, got {table.dtype} for code {header.code}"
+        )
+
+
 def _table_shape(header: PackedHeader, table: Tensor) -> tuple[int, ...]:
     """Shape the table must have."""
+    if header.layout == PANELS:
+        return _panel_shape(header, table)
     if header.layout != TILES:
         return (table.shape[0], header.dim)
     if header.code == HASH_CODE:
@@ -112,6 +125,16 @@ def _table_shape(header: PackedHeader, table: Tensor) -> tuple[int, ...]:
             raise ValueError(f"table: the hash code needs 64 levels of int8, got {table.dtype}")
         return (64,)
     return (2**header.memory, header.symbols)
+
+
+def _panel_shape(header: PackedHeader, table: Tensor) -> tuple[int, ...]:
+    """Shape of a table of layout 4: as many entries as it has, within the codes' reach."""
+    if header.code == E8P_CODE:
+        return (256, 8)
+    parts, most = header.codes_per_vector, 1 << header.code_bits
+    entries = min(table.shape[1], most) if table.ndim == 3 else most
+    beside = table.ndim == 3 and table.shape[2] * parts == header.dim
+    return (parts, entries, header.dim // parts if beside else header.dim)
 
 
 def _rotate(x: Tensor, first: Tensor | None, last: Tensor | None) -> Tensor:

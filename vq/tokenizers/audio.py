@@ -234,7 +234,9 @@ def _read_av(path: Path) -> tuple[np.ndarray, int]:
                 rate = frame.sample_rate
                 parts += [piece.to_ndarray() for piece in plain.resample(frame)]
     except av.FFmpegError as error:
-        raise UnreadableFile(path, f"is no audio that FFmpeg can read: {error}") from error
+        raise UnreadableFile(
+            path, f"is no audio that FFmpeg can read: {error.strerror or error}"
+        ) from error
     if not parts:
         raise UnreadableFile(path, "has no samples")
     return np.concatenate(parts, axis=1), rate

@@ -41,13 +41,13 @@ def build_tokenizer(recipe: Recipe, seed: int = 0) -> Tokenizer:
     try:
         body = make_backbone(name, seed=mix(seed, 6) % (1 << 62), **backbone)
         if not recipe.quantized:
-            return Tokenizer(body, None, _rate(recipe))
+            return Tokenizer(body, None, _rate(recipe), recipe.normalisation)
         if kind in KINDS and "dim" in inspect.signature(KINDS[kind]).parameters:
             quantizer.setdefault("dim", body.dim)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, 7))
             made = make_quantizer(kind, **quantizer)
-        tokenizer = Tokenizer(body, made, _rate(recipe))
+        tokenizer = Tokenizer(body, made, _rate(recipe), recipe.normalisation)
     except ValueError as error:
         raise VqError(f"recipe: {error}") from error
     if tokenizer.kind != recipe.kind:

@@ -142,6 +142,14 @@ def _whole_numbers(name: str, values: Sequence[int]) -> tuple[int, ...]:
     return tuple(values)
 
 
+def check_normalisation(kind: str, normalisation: str) -> None:
+    """Raise ValueError unless signals of a kind can be normalised so."""
+    if normalisation not in NORMALISATIONS[: 1 if kind == "image" else 2]:
+        raise ValueError(
+            f"normalisation: expected 'none', or 'loudness' for audio, got {normalisation!r}"
+        )
+
+
 def _check(spec: CodeSpec) -> None:
     """Raise ValueError unless the fields agree with each other."""
     if spec.kind not in AXES:
@@ -165,9 +173,6 @@ def _check(spec: CodeSpec) -> None:
     rate = spec.sample_rate
     if (spec.kind == "audio") != (isinstance(rate, int) and rate > 0):
         raise ValueError(f"sample_rate: expected Hz for audio and None for images, got {rate!r}")
-    if spec.normalisation not in NORMALISATIONS[: 1 if spec.kind == "image" else 2]:
-        raise ValueError(
-            f"normalisation: expected 'none', or 'loudness' for audio, got {spec.normalisation!r}"
-        )
+    check_normalisation(spec.kind, spec.normalisation)
     if not isinstance(spec.model_hash, str) or not spec.model_hash:
         raise ValueError(f"model_hash: expected the hash of a model, got {spec.model_hash!r}")

@@ -103,7 +103,7 @@ class Evaluation:
 def measure(kind: str, output: Tensor, target: Tensor, sample_rate: int | None) -> dict[str, float]:
     """Measures of one signal ``(channels, *size)`` from -1 to 1; output is clipped to that range first.
 
-    PSNR and SSIM of images (SSIM from 11 x 11 pixels on); SI-SDR, STFT and mel distance of audio.
+    PSNR and SSIM of images (SSIM from 11 x 11 pixels on); SI-SDR (of all but silence), STFT and mel distance of audio.
     """
     output, target = output.clamp(-1, 1)[None], target[None]
     if kind == "image":
@@ -112,8 +112,9 @@ def measure(kind: str, output: Tensor, target: Tensor, sample_rate: int | None) 
             found["ssim"] = float(ssim(output, target))
         return found
     assert sample_rate is not None
+    silent = not bool((target - target.mean()).any())
     return {
-        "si_sdr": float(si_sdr(output, target)),
+        **({} if silent else {"si_sdr": float(si_sdr(output, target))}),
         "stft": float(stft_distance(output, target)),
         "mel": float(mel_distance(output, target, sample_rate)),
     }
@@ -159,7 +160,12 @@ def evaluate(
             if done is not None:
                 done(len(rows))
         if not rows:
-            raise ValueError("evaluate: expected at least one signal that can be read")
+            first = (
+                "; first of {}: {file}: {reason}".format(len(skipped), **skipped[0])
+                if skipped
+                else ""
+            )
+            raise ValueError(f"evaluate: expected at least one signal that can be read{first}")
     use = counts.use()
     entropy = _entropy_bits(codec.spec, use)
     return Evaluation(

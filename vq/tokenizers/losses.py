@@ -40,6 +40,17 @@ def l2_loss(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().mean()
 
 
+def rmse_loss(output: Tensor, target: Tensor, floor: float = 1e-3) -> Tensor:
+    """Root of each item's mean squared difference, averaged over items: ``sqrt(mse + floor²) - floor``.
+
+    PSNR is a logarithm of each image's error: where the mean square lets the busiest images decide and the logarithm
+    the smoothest, the root lies between.
+    """
+    _check_pair("rmse", output, target)
+    errors = (output - target).square().flatten(1).mean(1)
+    return ((errors + floor**2).sqrt() - floor).mean()
+
+
 def ssim_loss(output: Tensor, target: Tensor, data_range: float = 2.0) -> Tensor:
     """``1 - SSIM`` of images ``(B, C, H, W)``, 0 to 2; at least 11 x 11 pixels.
 
@@ -131,7 +142,7 @@ class ReconstructionLoss(nn.Module):
     """A weighted sum of named losses, for instance ``ReconstructionLoss({"l1": 1.0, "ssim": 0.1})``.
 
     Args:
-        weights: "l1", "l2", "ssim" (images), "stft" and "mel" (audio) with what each counts; at least one.
+        weights: "l1", "l2", "rmse", "ssim" (images), "stft" and "mel" (audio) with what each counts; at least one.
         sample_rate: Hz; "mel" needs it.
         options: further arguments of a part by its name, for instance ``{"stft": {"sizes": [512]}}``; for "mel" the
             ``sizes`` of ``mel_scales`` and ``floor``.
@@ -144,6 +155,7 @@ class ReconstructionLoss(nn.Module):
     KNOWN: Mapping[str, tuple[Loss, tuple[str, ...]]] = {
         "l1": (l1_loss, ()),
         "l2": (l2_loss, ()),
+        "rmse": (rmse_loss, ("floor",)),
         "ssim": (ssim_loss, ("data_range",)),
         "stft": (stft_loss, ("sizes", "floor")),
         "mel": (mel_loss, ("sizes", "floor")),

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from vq.errors import VqError
 from vq.tokenizers.adversary import Adversary
+from vq.tokenizers.backbones import Backbone
 from vq.tokenizers.data import mix
 from vq.tokenizers.losses import LossParts, ReconstructionLoss
 from vq.tokenizers.recipe import Recipe
 from vq.tokenizers.tokenizer import Tokenizer
 
 _LEAST_BACKOFF = 2.0**-10
+_START_POSITIONS = 16384  # that a backbone starts from
 
 
 class TokenizerModule(lightning.LightningModule):
@@ -122,6 +124,8 @@ class TokenizerModule(lightning.LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate(self.step)
+        if self.step == 0:
+            self.start_backbone()
         if not self.started and self.step >= self.warmup_steps:
             self.start_quantizer()
 
@@ -225,6 +229,24 @@ class TokenizerModule(lightning.LightningModule):
         return bool(flag > 0)
 
     @torch.no_grad()
+    def start_backbone(self) -> None:
+        """Let the backbone look at signals from the pool before the first step."""
+        backbone = self.tokenizer.backbone
+        if type(backbone).start is Backbone.start:
+            return
+        positions = 0
+        signals: list[Tensor] = []
+        while positions < _START_POSITIONS:
+            signals.append(self.pool(len(signals)).to(self.device))
+            positions += len(signals[-1]) * math.prod(backbone.positions(signals[-1].shape[2:]))
+        x = torch.cat(signals)
+        if bool(torch.isfinite(x).all()):
+            backbone.start(x)
+        if dist.is_available() and dist.is_initialized():
+            for parameter in backbone.parameters():
+                dist.broadcast(parameter.data, 0)
+
+    @torch.no_grad()
     def start_quantizer(self) -> None:
         """End the warm-up: give the quantizer features of batches from the pool and let it count from now on."""
         self.started = True
@@ -249,7 +271,9 @@ class TokenizerModule(lightning.LightningModule):
             have, n = have + len(rows), n + 1
             yield rows
             if n > 1000 + wanted:
-                raise VqError("the encoder's output is not finite; lower learning_rate")
+                raise VqError(
+                    f"step {self.step}: the encoder's output is not finite; lower learning_rate"
+                )
 
     def note(self, values: Mapping[str, Tensor]) -> None:
         """Add to the means that ``take_means`` gives."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,7 +115,8 @@ def _spectrograms(path: Path, items: Tensor, output: Tensor, sample_rate: int) -
     axes = figure.subplots(len(items), 2, squeeze=False, sharex=True, sharey=True)
     for row, pair in zip(axes, zip(items, output, strict=True), strict=True):
         for axis, title, signal in zip(row, ("input", "output"), pair, strict=True):
-            axis.specgram(signal.mean(0).numpy() + 1e-8, NFFT=512, noverlap=384, Fs=sample_rate)
+            with np.errstate(divide="ignore"):  # silence
+                axis.specgram(signal.mean(0).numpy() + 1e-8, NFFT=512, noverlap=384, Fs=sample_rate)
             axis.set_title(title)
             axis.set_ylabel("Hz")
     temporary = path.with_suffix(".tmp")

@@ -10,6 +10,7 @@ from typing import Any
 from vq._data_files import data_path
 from vq.codebooks.spec import nearest_names
 from vq.errors import VqError
+from vq.tokenizers.code_spec import check_normalisation
 
 DEFAULTS = {"image": "image-f4", "audio": "speech-16k"}
 OFF = "none"  # as quantizer: an autoencoder, the upper bound of every comparison
@@ -33,6 +34,8 @@ class Recipe:
         flip: mirror half of the crops (images).
         sample_rate: in Hz; files of another rate are converted (audio).
         seconds: length of a training clip (audio).
+        normalisation: ``none``, or ``loudness``: files are brought to one level, the decoder gives each its own back
+            (audio).
         backbone: ``name`` and arguments of the encoder and decoder.
         quantizer: ``kind`` and arguments of the quantizer; kind ``none`` trains an autoencoder.
         loss: arguments of the reconstruction loss.
@@ -58,6 +61,7 @@ class Recipe:
     flip: bool = True
     sample_rate: int = 16000
     seconds: float = 1.0
+    normalisation: str = "none"
     backbone: Mapping[str, Any] = field(default_factory=dict)
     quantizer: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +82,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in DEFAULTS:
             raise VqError(f"kind: expected image or audio, got {self.kind!r}")
+        try:
+            check_normalisation(self.kind, self.normalisation)
+        except ValueError as error:
+            raise VqError(str(error)) from error
         self._check_ranges()
         for name, choice in _NEEDED.items():
             if not isinstance(getattr(self, name).get(choice), str):

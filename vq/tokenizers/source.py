@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vq.tokenizers.audio import read_audio
+from vq.tokenizers.audio import normalise_loudness, read_audio
 from vq.tokenizers.data import Load, Pieces
 from vq.tokenizers.folder import Folder, Kind, MediaFile, inspect_folder, list_files
 from vq.tokenizers.images import read_image
@@ -96,7 +96,10 @@ def _image_loader(recipe: Recipe) -> Load:
 
 
 def _sound_loader(recipe: Recipe) -> Load:
+    """Sounds at the recipe's rate and, where it says so, at one loudness: that of the whole file, as in encoding."""
+
     def load(path: Path) -> Tensor:
-        return read_audio(path, recipe.sample_rate, recipe.channels)[0]
+        x = read_audio(path, recipe.sample_rate, recipe.channels)[0]
+        return normalise_loudness(x)[0] if recipe.normalisation == "loudness" else x
 
     return load

@@ -14,7 +14,7 @@ from vq.errors import VqError
 from vq.quantizers import Quantized, Quantizer
 from vq.quantizers import make as make_quantizer
 from vq.tokenizers.backbones import Backbone, make_backbone
-from vq.tokenizers.code_spec import CodeSpec
+from vq.tokenizers.code_spec import CodeSpec, check_normalisation
 from vq.tokenizers.modelfile import content_hash, read_model, write_model
 from vq.tokenizers.windows import decode_long, encode_long, pad_to_grain
 
@@ -46,18 +46,26 @@ class Tokenizer(nn.Module):
         backbone: encoder and decoder.
         quantizer: between them; None for a plain autoencoder, which has no codes.
         sample_rate: of audio, in Hz.
+        normalisation: what is done to signals before they come here: "none", or "loudness" for audio, see
+            ``vq.tokenizers.audio.normalise_loudness``. ``TokenizerCodec`` does it, and gives the loudness back.
 
     Attributes:
         mode: ``quantized``, or ``bypass`` to leave the quantizer out of ``forward`` (the warm-up of training).
 
     Raises:
-        ValueError: if the quantizer takes vectors of another length than the backbone makes.
+        ValueError: if the quantizer takes vectors of another length than the backbone makes, or for another
+            normalisation.
     """
 
     def __init__(
-        self, backbone: Backbone, quantizer: Quantizer | None, sample_rate: int | None = None
+        self,
+        backbone: Backbone,
+        quantizer: Quantizer | None,
+        sample_rate: int | None = None,
+        normalisation: str = "none",
     ) -> None:
         super().__init__()
+        check_normalisation(backbone.kind, normalisation)
         if quantizer is not None and quantizer.dim != backbone.dim:
             raise ValueError(
                 f"backbone {backbone.name} makes features of dim {backbone.dim}, quantizer {quantizer.kind} takes "
@@ -66,6 +74,7 @@ class Tokenizer(nn.Module):
         self.backbone = backbone
         self.quantizer = quantizer
         self.sample_rate = sample_rate
+        self.normalisation = normalisation
         self.mode = "bypass" if quantizer is None else "quantized"
 
     @property
@@ -210,7 +219,7 @@ class Tokenizer(nn.Module):
             hop=self.backbone.hop,
             channels=self.backbone.channels,
             sample_rate=self.sample_rate,
-            normalisation="none",
+            normalisation=self.normalisation,
             model_hash=model_hash,
         )
 
@@ -226,11 +235,13 @@ class Tokenizer(nn.Module):
     def config(self) -> dict[str, Any]:
         """What ``from_config`` needs, in plain values."""
         quantizer = self.quantizer
+        plain = self.normalisation == "none"
         return {
             "format": FORMAT,
             "version": VERSION,
             "kind": self.kind,
             "sample_rate": self.sample_rate,
+            **({} if plain else {"normalisation": self.normalisation}),
             "backbone": {"name": self.backbone.name, **self.backbone.config()},
             "quantizer": quantizer and {"kind": quantizer.kind, **quantizer.config()},
         }
@@ -254,7 +265,8 @@ class Tokenizer(nn.Module):
         if quantizer is not None:
             arguments = dict(quantizer)
             made = make_quantizer(arguments.pop("kind"), **arguments)
-        return cls(make_backbone(name, **backbone), made, config["sample_rate"])
+        normalisation = config.get("normalisation", "none")
+        return cls(make_backbone(name, **backbone), made, config["sample_rate"], normalisation)
 
     @property
     def model_hash(self) -> str:

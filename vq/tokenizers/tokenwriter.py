@@ -67,7 +67,8 @@ class TokenWriter:
         self._open_bytes = 0
         if (self.folder / INDEX).exists() and not restart:
             raise VqError(
-                f"{self.folder} holds finished tokens already; choose another folder or restart"
+                f"{self.folder} holds finished tokens already; choose another folder, or throw them away with "
+                "--restart (restart=True)"
             )
         self.journal = Journal(self.folder / WORK)
         try:
@@ -199,10 +200,12 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise VqError(f"{path}: damaged ({error}); restart") from error
+        raise VqError(
+            f"{path}: damaged ({error}); begin anew with --restart (restart=True)"
+        ) from error
     changed = [name for name in settings if old.get(name) != settings[name]]
     if changed:
         raise VqError(
             f"{path.parent}: an unfinished run with another {' and '.join(changed)}; repeat its "
-            "command to finish it, or restart to throw it away"
+            "command to finish it, or throw it away with --restart (restart=True)"
         )

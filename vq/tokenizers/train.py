@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def _settings(recipe: Recipe, source: Source, options: TrainOptions) -> dict[str
 
 
 def _every(recipe: Recipe, options: TrainOptions) -> int:
-    return options.log_every or min(max(recipe.steps // 100, 1), 100)
+    return options.log_every or min(max(recipe.steps // 50, 1), 100)
 
 
 @dataclass
@@ -144,10 +143,8 @@ def _fit(
 ) -> None:
     with _quiet():
         loggers: list[Any] = [MetricsFile(folder.metrics, folder.last_step)]
-        if find_spec("tensorboard") or find_spec("tensorboardX"):
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            loggers.append(TensorBoardLogger(folder.root, name="tensorboard", version=""))
+        if options.tensorboard:
+            loggers.append(_tensorboard(folder))
         w = watchers
         trainer = lightning.Trainer(
             accelerator=options.accelerator,
@@ -173,6 +170,13 @@ def _fit(
             trainer.fit(module, loader, ckpt_path=last)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
+
+
+def _tensorboard(folder: RunFolder) -> Any:
+    """A logger of event files in the run's folder."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder.root, name="tensorboard", version="")
 
 
 def _loader(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from vq.errors import VqError
@@ -24,7 +25,8 @@ class TrainOptions:
         workers: processes that read data; 0 reads in the main one.
         devices: processes (GPUs) of Lightning's Trainer.
         accelerator: of Lightning's Trainer.
-        log_every: batches between lines of the report; 0 takes a hundredth of the run, between 1 and 100.
+        tensorboard: also write TensorBoard's event files, in ``tensorboard``.
+        log_every: batches between lines of the report; 0 takes a fiftieth of the run, between 1 and 100.
         held_out: held-out items that are measured.
         show: takes each line of the report; None stays silent.
     """
@@ -36,6 +38,7 @@ class TrainOptions:
     workers: int = 0
     devices: int = 1
     accelerator: str = "auto"
+    tensorboard: bool = False
     log_every: int = 0
     held_out: int = 32
     show: Callable[[str], None] | None = None
@@ -46,6 +49,10 @@ class TrainOptions:
         for name in ("overfit", "workers", "log_every"):
             if getattr(self, name) < 0:
                 raise VqError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if self.tensorboard and not (find_spec("tensorboard") or find_spec("tensorboardX")):
+            raise VqError(
+                "event files need tensorboard; install it with: pip install 'vq-toolkit[tensorboard]'"
+            )
         if self.devices < 1 or self.held_out < 1:
             raise VqError("devices and held_out: expected at least 1")
 

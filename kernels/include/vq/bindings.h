@@ -10,6 +10,7 @@ void bind_linear(nanobind::module_& m);  // packed linear layers, block Hadamard
 void bind_pyramid(nanobind::module_& m);  // pyramid (PVQ) search
 void bind_search(nanobind::module_& m);  // nearest codeword
 void bind_lloyd(nanobind::module_& m);   // k-means, also optimal in one dimension
+void bind_tables(nanobind::module_& m);  // packed layers of table codes
 
 inline void bind_all(nanobind::module_& m) {
   bind_encode(m);
@@ -18,6 +19,7 @@ inline void bind_all(nanobind::module_& m) {
   bind_pyramid(m);
   bind_search(m);
   bind_lloyd(m);
+  bind_tables(m);
 }
 
 }  // namespace vq

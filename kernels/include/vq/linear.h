@@ -1,4 +1,4 @@
-// Packed linear layers (docs/format.md). The driver is in common/linear.cpp; each instruction set brings the four
+// Packed linear layers (docs/format.md). The driver is in common/linear.cpp; each instruction set brings the
 // kernels of LinearKernels. Integer results are exact, so every instruction set and thread count gives the same bits.
 #pragma once
 #include <cstdint>
@@ -20,27 +20,62 @@ struct Trellis {
   const uint8_t* band(long index) const { return payload + index * blocks * words * 8; }
 };
 
-// Activations of one row of x: 1 (int8) or 2 (int15: 128 * first + second) planes of int8. A plane has 64 bytes for each
-// group: for each of its 8 tiles the four columns, twice.
+// The hash code's levels as unsigned bytes: level = gain * byte + low. A code of 16 or 32 levels has a table of 64 that
+// repeats them.
+struct Levels {
+  int8_t level[64];
+  uint8_t byte[64];
+  int count;    // 16, 32 or 64: the shortest period
+  int gain;     // 2 where all levels are odd or all are even, else 1
+  int low;      // the lowest level
+  bool narrow;  // no byte above 63: four products with int8 and their sum fit 16 bits
+};
+Levels levels_of(const Trellis& w);
+
+// Rows of x as integers. A row has 1 plane of int8 (int8) or 2 (int15: 128 * first + second).
+struct Activations {
+  long rows;
+  int planes;
+  long stride;           // bytes of a plane: 32 a group, zero beyond the columns, and 64 more that may be read
+  const int8_t* bytes;   // [rows * planes][stride], columns in order
+  const int32_t* sums;   // [rows * planes]
+  const int16_t* wide;   // [rows][stride]: the integers themselves, where a kernel wants them, else null
+
+  const int8_t* plane(long row, int index) const { return bytes + (row * planes + index) * stride; }
+};
+
 struct LinearKernels {
   bool wants_pairs;
+  long wide_rows;  // from how many rows on `dot` reads Activations::wide
   // x := H x for one power-of-two-block-diagonal row of n floats.
   void (*hadamard)(float* x, long n);
-  // Planes (stride `plane_bytes` apart), the sum of each plane and the unit of one row of n floats.
-  void (*quantize)(const float* x, long n, int planes, long plane_bytes, int8_t* acts, int32_t* sums, float* unit);
-  // sums[plane * 64 + r] = sum over columns of level * activation, row r of the band. Hash code only.
-  void (*dot)(const Trellis& w, long band, const int8_t* acts, const int32_t* act_sums, long planes, int32_t* sums);
+  // Planes (`stride` bytes apart), the sum of each plane and the unit of one row of n floats.
+  void (*quantize)(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
+  // totals[row of x * 64 + r] = sum over columns of level * activation, row r of the band. Hash code only.
+  void (*dot)(const Trellis& w, const Levels& levels, long band, const Activations& x, int64_t* totals);
   // 64 rows of float values (level * step, or of the table); `stride` floats apart, each `groups * 32` wide.
   void (*decode)(const Trellis& w, long band, float* out, long stride);
 };
 
 extern const LinearKernels portable_linear;
-extern const LinearKernels avx2_linear;    // defined on x86 only
-extern const LinearKernels avx512_linear;  // defined on x86 only
+extern const LinearKernels avx2_linear;     // these are defined on x86 only
+extern const LinearKernels avxvnni_linear;
+extern const LinearKernels avx512_linear;
 
-// y(rows, out) = rotation, quantization, product, scales, rotation; any of the signs may be null (no rotation).
-void packed_linear(const float* x, long rows, const Trellis& view, const uint16_t* scales, const uint8_t* signs_in,
-                   const uint8_t* signs_out, int planes, float* y, int threads);
+// The kernels of the instruction set in use.
+const LinearKernels& linear_kernels();
+
+// One of several matrices that share their input.
+struct Product {
+  Trellis w;
+  const uint16_t* scales;    // float16, one a row
+  const uint8_t* signs_out;  // or null: no rotation of the outputs
+  float* y;                  // (rows, out)
+};
+
+// y(rows, out) = rotation, quantization, products, scales, rotation; signs_in may be null (no rotation).
+void packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
+                   int count, int threads);
 
 // Rows [first, first + rows) of a matrix in layout 2 as float (rows, in).
 void decode_trellis(const Trellis& view, long first, long rows, float* out, int threads);

@@ -16,6 +16,8 @@ SMALL = {
     "conv2d-2": ("conv2d", {"factor": 2, "dim": 4, "width": 8}),
     "conv2d-4": ("conv2d", {"factor": 4, "dim": 4, "width": 8, "decoder_blocks": 2}),
     "conv2d-8": ("conv2d", {"factor": 8, "dim": 4, "width": 4, "channels": 1}),
+    "lapped": ("lapped", {"patch": 4, "dim": 4, "width": 8, "decoder_blocks": 1, "kernel": 5}),
+    "lapped-grey": ("lapped", {"patch": 2, "dim": 3, "width": 8, "blocks": 1, "channels": 1}),
     "seanet": ("seanet", {"strides": [2, 3], "dim": 4, "width": 4}),
     "seanet-causal": ("seanet", {"strides": [3, 2], "dim": 4, "width": 4, "causal": True}),
     "seanet-snake": (
@@ -25,6 +27,10 @@ SMALL = {
     "vit": ("vit", {"patch": 2, "tile": 3, "dim": 4, "width": 8, "layers": 1, "heads": 2}),
     "vocos": ("vocos", {"hop": 6, "dim": 4, "width": 8, "blocks": 1, "decoder_blocks": 2}),
     "vocos-causal": ("vocos", {"hop": 4, "dim": 4, "width": 8, "overlap": 2, "causal": True}),
+    "vocos-linear": (
+        "vocos",
+        {"hop": 4, "dim": 5, "width": 8, "blocks": 1, "channels": 2, "linear": True},
+    ),
     "vocos-stereo": ("vocos", {"hop": 2, "dim": 3, "width": 8, "channels": 2, "overlap": 5}),
 }
 CASES = pytest.mark.parametrize("case", sorted(SMALL))

@@ -86,6 +86,25 @@ def test_it_learns_a_tone():
     assert error < 0.1 * x.square().mean()
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_linear_part_starts_as_principal_axes_of_blocks(channels):
+    x = noise(3, channels, 600, seed=1).float().cumsum(-1)
+    backbone = make_backbone(
+        "vocos", hop=6, dim=4, width=8, blocks=1, channels=channels, linear=True, seed=0
+    )
+    backbone.start(x)
+    into, back = backbone.encoder.branches[0], backbone.decoder.branches[0]
+    rows = x.unfold(2, 6, 6).movedim(1, 2).reshape(-1, 6 * channels).double()
+    mean = rows.mean(0)
+    axes = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:4]
+    kept = ((rows - mean) @ axes.T @ axes + mean).float()
+    with torch.no_grad():
+        found = back(into(x)).unfold(2, 6, 6).movedim(1, 2).reshape(-1, 6 * channels)
+        assert_close(found, kept, rtol=1e-3, atol=1e-3 * float(kept.abs().max()))
+        whole = backbone(x) - back(backbone.encode(x))
+    assert whole.square().mean() < 0.05, "the network is quiet at first"
+
+
 @pytest.mark.parametrize(
     "config", [{"hop": 5}, {"kernel": 4}, {"overlap": 1}, {"overlap": 9}, {"hop": 0}, {"width": -1}]
 )

@@ -2,6 +2,7 @@
 
 from vq.tokenizers.backbones.base import BACKBONES, Backbone, make_backbone, register_backbone
 from vq.tokenizers.backbones.conv2d import Conv2d
+from vq.tokenizers.backbones.lapped import Lapped
 from vq.tokenizers.backbones.seanet import SEANet
 from vq.tokenizers.backbones.vit import ViT
 from vq.tokenizers.backbones.vocos import Vocos
@@ -10,6 +11,7 @@ __all__ = [
     "BACKBONES",
     "Backbone",
     "Conv2d",
+    "Lapped",
     "SEANet",
     "ViT",
     "Vocos",

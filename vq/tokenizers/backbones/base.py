@@ -84,6 +84,9 @@ class Backbone(nn.Module, abc.ABC):
     def config(self) -> dict[str, Any]:
         """Keyword arguments, JSON-able, that make an equal backbone; ``make_backbone(name, **config)`` inverts it."""
 
+    def start(self, x: Tensor) -> None:
+        """Set what can be computed from signals ``(B, channels, *size)`` before training; by default nothing."""
+
     def positions(self, size: Sequence[int]) -> tuple[int, ...]:
         """Positions of a signal of this size.
 

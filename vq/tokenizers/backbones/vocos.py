@@ -9,6 +9,13 @@ from torch import Tensor, nn
 
 from vq.tokenizers.backbones.base import Backbone, check_whole, register_backbone
 from vq.tokenizers.backbones.layers import ChannelNorm, PaddedConv1d, Residual
+from vq.tokenizers.backbones.principal import (
+    Sum,
+    Unfold1d,
+    first_convolution,
+    quieten,
+    start_linear,
+)
 from vq.tokenizers.backbones.reach import Span
 
 
@@ -34,6 +41,9 @@ class Vocos(Backbone):
         kernel: taps of the blocks' depthwise convolutions; odd.
         overlap: frames of the inverse transform over each sample, 2 to 8; a frame has ``overlap * hop`` samples.
         causal: no output looks ahead of the end of its own position.
+        linear: a linear map of blocks of a hop into features stands beside the encoder, and one back beside the
+            decoder; ``start`` sets them to the principal axes of blocks. The waveform is then what codebooks begin
+            with, and the network learns what is better.
 
     Reference:
         H. Siuzdak, "Vocos: closing the gap between time-domain and Fourier-based neural vocoders" (2023), section 3,
@@ -53,6 +63,7 @@ class Vocos(Backbone):
         kernel: int = 7,
         overlap: int = 4,
         causal: bool = False,
+        linear: bool = False,
     ) -> None:
         sizes = {"hop": hop, "width": width, "blocks": blocks, "decoder_blocks": decoder_blocks}
         check_whole("vocos", **sizes, kernel=kernel, overlap=overlap)
@@ -67,7 +78,8 @@ class Vocos(Backbone):
         self.kernel = kernel
         self.overlap = overlap
         self.causal = causal
-        self.encoder = nn.Sequential(
+        self.linear = linear
+        encoder = nn.Sequential(
             PaddedConv1d(channels, width, 2 * hop, stride=hop, causal=causal),
             ChannelNorm(width),
             *(self._block() for _ in range(blocks)),
@@ -75,7 +87,7 @@ class Vocos(Backbone):
             nn.Conv1d(width, dim, 1),
         )
         head = InverseSpectrum(channels, hop, overlap, causal)
-        self.decoder = nn.Sequential(
+        decoder = nn.Sequential(
             PaddedConv1d(dim, width, kernel, causal=causal),
             ChannelNorm(width),
             *(self._block() for _ in range(decoder_blocks)),
@@ -83,6 +95,28 @@ class Vocos(Backbone):
             nn.Conv1d(width, head.inputs, 1),
             head,
         )
+        self.encoder, self.decoder = encoder, decoder
+        if linear:
+            self._add_linear(encoder, decoder)
+
+    def _add_linear(self, encoder: nn.Sequential, decoder: nn.Sequential) -> None:
+        """Linear maps of blocks beside networks that begin nearly silent."""
+        hop, (last, spectrum) = self.hop[0], (encoder[-1], decoder[-2])
+        assert isinstance(last, nn.Conv1d) and isinstance(spectrum, nn.Conv1d)
+        quieten(last)
+        quieten(spectrum)
+        assert spectrum.bias is not None
+        with torch.no_grad():
+            spectrum.bias.unflatten(0, (self.channels, 2, -1))[:, 0] = QUIET_LOG
+        self.encoder = Sum(nn.Conv1d(self.channels, self.dim, hop, hop), encoder)
+        back = nn.Conv1d(self.dim, self.channels * hop, 1)
+        self.decoder = Sum(nn.Sequential(back, Unfold1d(hop)), decoder)
+
+    def start(self, x: Tensor) -> None:
+        """Principal axes of the blocks of signals ``(B, channels, T)`` for the linear maps, if there are any."""
+        if self.linear:
+            blocks = x.unflatten(2, (-1, self.hop[0])).transpose(1, 2).flatten(2).flatten(0, 1)
+            start_linear(first_convolution(self.encoder), first_convolution(self.decoder), blocks)
 
     def config(self) -> dict[str, Any]:
         """The arguments."""
@@ -96,6 +130,7 @@ class Vocos(Backbone):
             "kernel": self.kernel,
             "overlap": self.overlap,
             "causal": self.causal,
+            **({"linear": True} if self.linear else {}),
         }
 
     def _block(self) -> Residual:
@@ -161,6 +196,9 @@ class InverseSpectrum(nn.Module):
         first, last = span[0] + self.skip, span[1] + self.skip
         return -((self.size - 1 - first) // self.hop), last // self.hop
 
+
+QUIET_LOG = -3.0
+"""Log-magnitudes that a network beside a linear map begins with."""
 
 MAX_LOG = 5.0
 """Magnitudes stop here: exp(5) times what noise of variance 1 has."""

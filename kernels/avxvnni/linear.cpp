@@ -1,0 +1,27 @@
+// AVX2 with AVX-VNNI: products of bytes by vpdpbusd, all else as in avx2/linear.cpp.
+#define VQ_VNNI 1
+#include "vq/linear.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace vq {
+namespace {
+
+#include "vq/ymm_levels.inc"
+#include "vq/ymm_fused.inc"
+#include "vq/ymm_wide.inc"
+#include "vq/ymm_bytes.inc"
+#include "vq/ymm_linear.inc"
+
+}  // namespace
+
+void hadamard_avx2(float* x, long n);
+void quantize_avx2(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
+
+const LinearKernels avxvnni_linear = {false, 1, hadamard_avx2, quantize_avx2, dot, decode};
+
+}  // namespace vq

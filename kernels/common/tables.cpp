@@ -1,0 +1,430 @@
+// Linear layers of table codes: which kernel, what it needs of x, and the walk over panels.
+#include "vq/tables.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+#include "vq/cpu.h"
+#include "vq/linear.h"
+#include "vq/threads.h"
+
+namespace vq {
+namespace {
+
+enum class Kind { nibbles, nibbles_float, threes, threes_float, levels, vectors, long_vectors, e8p };
+
+constexpr long kChunk = 64;  // units whose indices stay in the first cache
+
+const TablesKernels& kernels() {
+#if VQ_X86
+  if (isa() >= Isa::avx2) return avx2_tables;
+#endif
+  return portable_tables;
+}
+
+template <typename T>
+struct Buffer {
+  explicit Buffer(long count) : at_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64))) {
+    if (!at_) throw std::bad_alloc();
+  }
+  ~Buffer() { std::free(at_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* get() const { return at_; }
+
+ private:
+  T* at_;
+};
+
+float from_half(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
+  float value;
+  uint32_t bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
+  if (exponent == 0) {
+    value = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
+    std::memcpy(&bits, &value, 4);
+    bits |= sign;
+  }
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Whether the entries of a table of scalars are evenly spaced, to a part in a million of their range.
+bool even_levels(const Tables& w) {
+  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
+  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
+  for (long c = 0; c < w.entries; ++c)
+    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
+  return true;
+}
+
+long stride_of(const Tables& w) { return w.width == 2 || w.width % 4 == 0 ? w.width : (w.width + 3) / 4 * 4; }
+long lanes_of(const Tables& w) { return w.width <= 4 ? 4 : (w.width + 7) / 8 * 8; }
+
+Kind kind_of(const Tables& w, Activations mode) {
+  const bool floats = mode == Activations::floats;
+  if (w.magnitude) return floats ? Kind::long_vectors : Kind::e8p;
+  if (w.bits == 3) return floats ? Kind::threes_float : Kind::threes;
+  if (w.bits <= 4) return floats ? Kind::nibbles_float : Kind::nibbles;
+  if (!floats && even_levels(w)) return Kind::levels;
+  return w.bits <= 8 && (w.parts * stride_of(w) << w.bits) <= 1L << 17 ? Kind::vectors : Kind::long_vectors;
+}
+
+// All 65536 points of E8P, kept from call to call: the patterns and the step hardly ever change.
+std::shared_ptr<const std::vector<float>> e8p_points(const Tables& w) {
+  static std::mutex mutex;
+  static std::vector<uint8_t> patterns;
+  static float step = 0.0f;
+  static std::shared_ptr<const std::vector<float>> points;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (!points || step != w.step || std::memcmp(patterns.data(), w.magnitude, 2048) != 0) {
+    auto made = std::make_shared<std::vector<float>>(65536 * 8);
+    for (int code = 0; code < 65536; ++code) e8p_point(w, code, made->data() + 8 * code);
+    patterns.assign(w.magnitude, w.magnitude + 2048);
+    step = w.step;
+    points = made;
+  }
+  return points;
+}
+
+// The tables as the vector kernels read them: padded strides, a vector (of zeros) for every code there can be, room behind
+// the last one; E8P listed in full.
+struct VectorTables {
+  std::vector<float> own;
+  std::shared_ptr<const std::vector<float>> points;
+  const float* at;
+  long stride, lanes;
+  std::vector<int32_t> offset;  // of each part
+
+  explicit VectorTables(const Tables& w) : at(w.table), stride(stride_of(w)), lanes(lanes_of(w)) {
+    const long every = 1L << w.bits;
+    for (int s = 0; s < w.parts; ++s) offset.push_back(static_cast<int32_t>(s * every * stride));
+    if (w.magnitude) {
+      points = e8p_points(w);
+      at = points->data();
+    }
+    if (w.magnitude || (stride == w.width && stride == lanes && w.entries == every)) return;
+    own.assign(w.parts * every * stride + lanes, 0.0f);
+    at = own.data();
+    for (int s = 0; s < w.parts; ++s)
+      for (long c = 0; c < w.entries; ++c)
+        std::copy_n(w.table + (s * w.entries + c) * w.width, w.width, own.data() + (s * every + c) * stride);
+  }
+};
+
+// Everything that depends on the matrix alone or on x alone; panels share it.
+struct Call {
+  const Tables& w;
+  const TablesKernels& k;
+  Activations mode;
+  Kind kind;
+  long rows, planes, block;  // block: lookups summed in 16 bits
+  long width;                // columns of x with room behind
+  std::unique_ptr<Buffer<float>> x;  // rotated, padded with zeros
+  std::unique_ptr<Buffer<int8_t>> bytes;
+  std::unique_ptr<Buffer<int16_t>> words;
+  std::unique_ptr<Buffer<float>> floats, scales;
+  std::unique_ptr<VectorTables> tables;
+  std::vector<uint16_t> short_offset;
+  std::vector<int32_t> long_offset;
+  std::vector<float> unit;
+  std::vector<int64_t> total;
+  long act = 0, blocks = 0;  // numbers of a row in its main buffer; scales of a row
+
+  Call(const Tables& view, Activations how, long count)
+      : w(view), k(kernels()), mode(how), kind(kind_of(view, how)), rows(count), planes(how == Activations::int15 ? 2 : 1),
+        block(how == Activations::int15 ? kMostBlock / 2 : kMostBlock) {
+    width = (w.units * w.fold + w.parts - 1) / w.parts * w.dim + 64;
+    x = std::make_unique<Buffer<float>>(rows * width);
+    unit.resize(rows);
+    total.resize(rows * 2);
+    const long lookups = w.bits == 3 ? w.units * 4 : w.units;
+    switch (kind) {
+      case Kind::nibbles:
+      case Kind::threes:
+        act = lookups * 32;
+        blocks = (lookups + block - 1) / block;
+        bytes = std::make_unique<Buffer<int8_t>>(rows * act);
+        scales = std::make_unique<Buffer<float>>(rows * blocks);
+        break;
+      case Kind::nibbles_float:
+      case Kind::threes_float:
+        act = lookups * 16;
+        floats = std::make_unique<Buffer<float>>(rows * act);
+        break;
+      case Kind::levels:
+        act = w.units;
+        words = std::make_unique<Buffer<int16_t>>(rows * act);
+        break;
+      case Kind::e8p:
+        act = planes * w.units * 8;
+        bytes = std::make_unique<Buffer<int8_t>>(rows * act);
+        words = std::make_unique<Buffer<int16_t>>(rows * planes * w.units);
+        break;
+      default:
+        tables = std::make_unique<VectorTables>(w);
+        act = w.units * tables->lanes;
+        floats = std::make_unique<Buffer<float>>(rows * act + 16);
+        for (long u = 0; u < w.units; ++u) {
+          const int32_t offset = tables->offset[u % w.parts];
+          long_offset.push_back(offset);
+          short_offset.push_back(static_cast<uint16_t>(offset / 2));
+        }
+    }
+  }
+
+  void prepare(long i) {
+    const float* row = x->get() + i * width;
+    switch (kind) {
+      case Kind::nibbles:
+      case Kind::threes:
+        k.integer_lut(w, row, block, bytes->get() + i * act, scales->get() + i * blocks);
+        break;
+      case Kind::nibbles_float:
+      case Kind::threes_float:
+        k.float_lut(w, row, floats->get() + i * act);
+        break;
+      case Kind::levels: {
+        int16_t* q = words->get() + i * act;
+        unit[i] = k.quantize(row, w.in, act, 16319, q);
+        for (long c = 0; c < w.in; ++c) total[i] += q[c];
+        break;
+      }
+      case Kind::e8p:
+        prepare_e8p(i, row);
+        break;
+      default:
+        for (long u = 0; u < w.units; ++u) {
+          float* at = floats->get() + i * act + u * tables->lanes;
+          std::fill(at, at + tables->lanes, 0.0f);
+          std::copy_n(row + w.column(u), w.width, at);
+        }
+    }
+  }
+
+  void prepare_e8p(long i, const float* row) {
+    const long columns = w.units * 8;
+    Buffer<int16_t> q(columns);
+    unit[i] = k.quantize(row, w.in, columns, planes == 2 ? 16319 : 127, q.get());
+    int8_t* plane = bytes->get() + i * act;
+    for (long c = 0; c < columns; ++c) {
+      const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
+      if (planes == 2) plane[columns + c] = static_cast<int8_t>(low);
+      plane[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
+      total[i] += q.get()[c];
+    }
+    int16_t* sums = words->get() + i * planes * w.units;
+    for (long u = 0; u < planes * w.units; ++u) {
+      int sum = 0;
+      for (int c = 0; c < 8; ++c) sum += plane[u * 8 + c];
+      sums[u] = static_cast<int16_t>(sum);
+    }
+  }
+
+  // 64 outputs of a panel for row i of x. `codes` are those of a full panel.
+  void product(const uint8_t* codes, long i, float* y) const {
+    switch (kind) {
+      case Kind::nibbles:
+        return k.nibbles(codes, w.units, block, bytes->get() + i * act, scales->get() + i * blocks, y);
+      case Kind::threes:
+        return k.threes(codes, w.units, block, bytes->get() + i * act, scales->get() + i * blocks, y);
+      case Kind::nibbles_float:
+        return k.nibbles_float(codes, w.units, floats->get() + i * act, y);
+      case Kind::threes_float:
+        return k.threes_float(codes, w.units, floats->get() + i * act, y);
+      case Kind::levels: {
+        int64_t sums[kPanelRows];
+        k.levels(codes, w.units, words->get() + i * act, sums);
+        const float first = w.table[0], step = (w.table[w.entries - 1] - first) / static_cast<float>(w.entries - 1);
+        for (int r = 0; r < kPanelRows; ++r)
+          y[r] = unit[i] * (static_cast<float>(sums[r]) * step + static_cast<float>(total[i]) * first);
+        return;
+      }
+      default:
+        return e8p(codes, i, y);
+    }
+  }
+
+  void e8p(const uint8_t* codes, long i, float* y) const {
+    int32_t sums[4 * kPanelRows];
+    k.e8p(codes, w.units, w.magnitude, bytes->get() + i * act, words->get() + i * planes * w.units,
+          static_cast<int>(planes), sums);
+    for (int r = 0; r < kPanelRows; ++r) {
+      int64_t main = sums[r], moved = sums[kPanelRows + r];
+      if (planes == 2) {
+        main = main * 128 + sums[2 * kPanelRows + r];
+        moved = moved * 128 + sums[3 * kPanelRows + r];
+      }
+      // (value - 3.5) x, and 1/4 where the move bit is set, else -1/4
+      y[r] = static_cast<float>(4 * main + 2 * moved - 15 * total[i]) * (0.25f * w.step) * unit[i];
+    }
+  }
+};
+
+// A panel with 64 places for rows. The last one of a matrix may hold fewer, R: the first half of them takes the places
+// from 0 on, the second half those from 32 on.
+struct Panel {
+  const Tables& w;
+  long rows;
+  const uint8_t* stored;
+
+  Panel(const Tables& view, long index) : w(view), rows(view.rows_of(index)), stored(view.panel(index)) {}
+
+  long row_at(int place) const {
+    const long half = rows / 2, row = place % 32;
+    return row < half ? row + place / 32 * half : -1;
+  }
+
+  // Codes whose fields are whole bytes or nibbles, spread to 64 places.
+  const uint8_t* spread(std::vector<uint8_t>& scratch) const {
+    if (rows == kPanelRows) return stored;
+    const long half = rows / 2, pieces = w.units * w.unit_bytes(rows) / half;
+    scratch.assign(pieces * 32, 0);
+    for (long i = 0; i < pieces; ++i) std::memcpy(scratch.data() + i * 32, stored + i * half, half);
+    return scratch.data();
+  }
+
+  // Codes of 64 rows with fields of H bits that begin at `fields`, above B bits that stand in bytes before.
+  template <int H, int B, typename Code>
+  static void open(const uint8_t* bytes, const uint8_t* fields, Code* to) {
+    for (int r = 0; r < kPanelRows; r += 8, fields += H) {
+      uint64_t v = 0;
+      std::memcpy(&v, fields, H);
+      for (int i = 0; i < 8; ++i)
+        to[r + i] = static_cast<Code>((v >> (H * i) & ((1u << H) - 1)) << B | (B ? bytes[r + i] : 0));
+    }
+  }
+
+  template <typename Code>
+  bool open_full(const uint8_t* unit, Code* to) const {
+    const uint8_t* high = unit + kPanelRows;
+    switch (rows == kPanelRows ? w.bits : 0) {
+      case 5: return open<5, 0>(unit, unit, to), true;
+      case 6: return open<6, 0>(unit, unit, to), true;
+      case 7: return open<7, 0>(unit, unit, to), true;
+      case 9: return open<1, 8>(unit, high, to), true;
+      case 10: return open<2, 8>(unit, high, to), true;
+      case 11: return open<3, 8>(unit, high, to), true;
+      case 12: return open<4, 8>(unit, high, to), true;
+      case 13: return open<5, 8>(unit, high, to), true;
+      case 14: return open<6, 8>(unit, high, to), true;
+      case 15: return open<7, 8>(unit, high, to), true;
+      case 16: return open<8, 8>(unit, high, to), true;
+      default: return false;
+    }
+  }
+
+  template <typename Code>
+  void expand(long first, long count, Code* out) const {
+    const long bytes = w.unit_bytes(rows);
+    for (long u = 0; u < count; ++u) {
+      const uint8_t* unit = stored + (first + u) * bytes;
+      Code* to = out + u * kPanelRows;
+      if (open_full(unit, to)) continue;
+      for (int r = 0; r < kPanelRows; ++r) {
+        const long row = row_at(r);
+        to[r] = static_cast<Code>(row < 0 ? 0 : code_at(w, unit, rows, row, 0));
+      }
+    }
+  }
+};
+
+// Products with vectors out of tables: codes become places in the table a chunk at a time, for all rows of x.
+void vector_products(const Call& call, const Panel& panel, const uint8_t* codes, float* y) {
+  const Tables& w = call.w;
+  alignas(64) uint16_t index[kChunk * kPanelRows];
+  alignas(64) uint8_t narrow[kChunk * kPanelRows];
+  std::fill(y, y + call.rows * kPanelRows, 0.0f);
+  const long lanes = call.tables->lanes, stride = call.tables->stride;
+  for (long u = 0; u < w.units; u += kChunk) {
+    const long count = std::min(kChunk, w.units - u);
+    if (call.kind == Kind::vectors) {
+      if (w.bits != 8) panel.expand(u, count, narrow);
+      call.k.places(w.bits == 8 ? codes + u * kPanelRows : narrow, count, call.short_offset.data() + u,
+                    static_cast<int>(stride), index);
+    } else if (w.bits == 8) {
+      for (long i = 0; i < count * kPanelRows; ++i) index[i] = codes[u * kPanelRows + i];
+    } else {
+      panel.expand(u, count, index);
+    }
+    for (long i = 0; i < call.rows; ++i) {
+      const float* x = call.floats->get() + i * call.act + u * lanes;
+      if (call.kind == Kind::vectors) {
+        call.k.vectors(index, count, call.tables->at, static_cast<int>(lanes), x, y + i * kPanelRows);
+      } else {
+        call.k.long_vectors(index, count, call.tables->at, call.long_offset.data() + u, static_cast<int>(stride),
+                            static_cast<int>(lanes), x, y + i * kPanelRows);
+      }
+    }
+  }
+}
+
+// All outputs of one panel.
+void one_panel(const Call& call, long index, const uint16_t* scales, float* y, std::vector<uint8_t>& scratch, float* sums) {
+  const Tables& w = call.w;
+  const Panel panel(w, index);
+  const bool whole = w.bits <= 4 || w.bits == 8 || w.bits == 16;
+  const uint8_t* codes = whole ? panel.spread(scratch) : nullptr;
+  if (call.tables) {
+    vector_products(call, panel, codes, sums);
+  } else {
+    for (long i = 0; i < call.rows; ++i) call.product(codes, i, sums + i * kPanelRows);
+  }
+  for (int place = 0; place < kPanelRows; ++place) {
+    const long own = panel.row_at(place), row = index * kPanelRows + own;
+    if (own < 0 || row >= w.out) continue;
+    const float scale = from_half(scales[row]);
+    for (long i = 0; i < call.rows; ++i) y[i * w.out + row] = sums[i * kPanelRows + place] * scale;
+  }
+}
+
+}  // namespace
+
+void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
+                   const uint8_t* signs_out, Activations mode, float* y, int threads) {
+  Call call(w, mode, rows);
+  parallel_for(rows, 1, threads, [&](long first, long last) {
+    for (long i = first; i < last; ++i) {
+      float* row = call.x->get() + i * call.width;
+      std::copy_n(x + i * w.in, w.in, row);
+      std::fill(row + w.in, row + call.width, 0.0f);
+      if (signs_in) hadamard_rows(row, 1, w.in, signs_in, nullptr, 1);
+      call.prepare(i);
+    }
+  });
+  const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));
+  parallel_for(w.panels, grain, threads, [&](long first, long last) {
+    std::vector<uint8_t> scratch;
+    Buffer<float> sums(rows * kPanelRows);
+    for (long p = first; p < last; ++p) one_panel(call, p, scales, y, scratch, sums.get());
+  });
+  if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
+}
+
+const char* tables_kernel(const Tables& w, Activations mode) {
+  switch (kind_of(w, mode)) {
+    case Kind::nibbles:
+    case Kind::threes:
+      return "inner products as 16-bit integers in tables of 16, byte shuffles";
+    case Kind::nibbles_float:
+    case Kind::threes_float:
+      return "float32 inner products in tables of 16";
+    case Kind::levels:
+      return "even levels as integers, 15-bit activations";
+    case Kind::e8p:
+      return "E8P from 256 patterns and sign bits, integer activations";
+    case Kind::vectors:
+      return "vectors from a small table, float32 multiply-add";
+    default:
+      return "vectors from a large table, float32 multiply-add";
+  }
+}
+
+}  // namespace vq

@@ -1,0 +1,237 @@
+// The packed linear kernels of every instruction set against a reference written from docs/format.md, bit by bit.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "vq/cpu.h"
+#include "vq/linear.h"
+
+namespace {
+
+int failures = 0, checks = 0;
+
+void expect(bool holds, const std::string& what) {
+  ++checks;
+  if (holds) return;
+  ++failures;
+  if (failures <= 20) std::printf("FAILED: %s\n", what.c_str());
+}
+
+struct Set {
+  const char* name;
+  const vq::LinearKernels* kernels;
+};
+
+std::vector<Set> sets() {
+  std::vector<Set> found{{"portable", &vq::portable_linear}};
+#if VQ_X86
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2) found.push_back({"avx2", &vq::avx2_linear});
+#if VQ_EMULATED
+  if (avx2) found.push_back({"avxvnni (emulated)", &vq::avxvnni_linear});
+  if (avx2) found.push_back({"avx512 (emulated)", &vq::avx512_linear});
+#else
+  if (__builtin_cpu_supports("avxvnni")) found.push_back({"avxvnni", &vq::avxvnni_linear});
+  if (vq::best_isa() == vq::Isa::avx512) found.push_back({"avx512", &vq::avx512_linear});
+#endif
+#endif
+#if VQ_NEON
+  found.push_back({"neon", &vq::neon_linear});
+#endif
+  return found;
+}
+
+// A random packed matrix. The payload lies so that it ends with its allocation, at an odd address: reading beyond it, or
+// relying on alignment, shows.
+struct Matrix {
+  std::vector<uint8_t> memory;
+  int8_t level[64];
+  vq::Trellis w{};
+
+  Matrix(long out, long in, int step_bits, int memory_bits, int levels, int top, unsigned seed) {
+    std::mt19937 random(seed);
+    for (int i = 0; i < 64; ++i) level[i] = i < levels ? static_cast<int8_t>(static_cast<int>(random() % (2 * top + 1)) - top) : level[i % levels];
+    w.out = out;
+    w.in = in;
+    w.bands = (out + 63) / 64;
+    w.blocks = (in + 3) / 4;
+    w.groups = (w.blocks + 7) / 8;
+    w.step_bits = step_bits;
+    w.memory = memory_bits;
+    w.symbols = 2;
+    w.words = 2 * step_bits;
+    w.hash = true;
+    w.constant = static_cast<uint16_t>(random() | 1);
+    w.step = 0.0207f;
+    w.table = level;
+    memory.resize(w.bands * w.blocks * w.words * 8 + 1);
+    memory.shrink_to_fit();
+    for (auto& byte : memory) byte = static_cast<uint8_t>(random());
+    w.payload = memory.data() + 1;
+  }
+
+  // Level of a weight of a tile, from the text of the format.
+  int at(long row, long column) const {
+    const long band = row / 64, block = column / 4, group = block / 8;
+    const long width = std::min(8L, w.blocks - group * 8), tile_bits = 64L * w.words;
+    const long weight = row % 64 * 4 + column % 4, step = weight / 2;
+    uint32_t state = 0;
+    for (int i = 0; i < w.memory; ++i) {
+      const long bit = (step * w.step_bits + i) % tile_bits;
+      const uint8_t* word = w.payload + (band * w.blocks + group * 8) * w.words * 8 + (bit / 64 * width + block % 8) * 8;
+      const int place = 63 - static_cast<int>(bit % 64);
+      state = state << 1 | (word[place / 8] >> place % 8 & 1);
+    }
+    const uint32_t product = (state << (16 - w.memory)) * w.constant;
+    return level[(weight % 2 ? product >> 8 : product >> 16) & 63];
+  }
+};
+
+std::vector<int> dense(const Matrix& m) {
+  std::vector<int> all(m.w.bands * 64 * m.w.in);
+  for (long r = 0; r < m.w.bands * 64; ++r)
+    for (long c = 0; c < m.w.in; ++c) all[r * m.w.in + c] = m.at(r, c);
+  return all;
+}
+
+struct Inputs {
+  std::vector<int8_t> bytes;
+  std::vector<int32_t> sums;
+  std::vector<int16_t> wide;
+  vq::Activations view{};
+
+  Inputs(long rows, long in, int planes, unsigned seed, bool extreme) {
+    std::mt19937 random(seed);
+    const long stride = (in + 31) / 32 * 32 + 64;
+    bytes.assign(rows * planes * stride, 0);
+    sums.assign(rows * planes, 0);
+    wide.assign(rows * stride, 0);
+    for (long i = 0; i < rows; ++i)
+      for (long c = 0; c < in; ++c) {
+        const int top = planes == 2 ? 16319 : 127;
+        const int value = extreme ? (random() % 2 ? top : -top) : static_cast<int>(random() % (2 * top + 1)) - top;
+        const int low = planes == 2 ? ((value + 64) & 127) - 64 : value;
+        wide[i * stride + c] = static_cast<int16_t>(value);
+        const int part[2] = {planes == 2 ? (value - low) / 128 : value, low};
+        for (int p = 0; p < planes; ++p) {
+          bytes[(i * planes + p) * stride + c] = static_cast<int8_t>(part[p]);
+          sums[i * planes + p] += part[p];
+        }
+      }
+    view = {rows, planes, stride, bytes.data(), sums.data(), wide.data()};
+  }
+};
+
+void products(const Set& set, const Matrix& m, const std::string& name, bool extreme) {
+  const std::vector<int> weights = dense(m);
+  const vq::Levels levels = vq::levels_of(m.w);
+  std::vector<int8_t> pairs(2L << m.w.memory);
+  for (uint32_t s = 0; s < 1u << m.w.memory; ++s) {
+    const uint32_t product = (s << (16 - m.w.memory)) * m.w.constant;
+    pairs[2 * s] = m.level[product >> 16 & 63];
+    pairs[2 * s + 1] = m.level[product >> 8 & 63];
+  }
+  vq::Trellis w = m.w;
+  w.pairs = pairs.data();
+  for (int planes : {1, 2})
+    for (long rows : {1L, 2L, 3L, 4L, 5L, 9L, 16L}) {
+      const Inputs x(rows, w.in, planes, static_cast<unsigned>(rows), extreme);
+      std::vector<int64_t> totals(rows * 64);
+      for (long band = 0; band < w.bands; ++band) {
+        set.kernels->dot(w, levels, band, x.view, totals.data());
+        bool same = true;
+        for (long i = 0; i < rows; ++i)
+          for (long r = 0; r < 64 && band * 64 + r < w.out; ++r) {
+            int64_t sum = 0;
+            for (long c = 0; c < w.in; ++c) sum += int64_t{weights[(band * 64 + r) * w.in + c]} * x.wide[i * x.view.stride + c];
+            same = same && sum == totals[i * 64 + r];
+          }
+        expect(same, set.name + (" dot " + name) + " rows " + std::to_string(rows) + " planes " + std::to_string(planes));
+      }
+    }
+  const long width = w.groups * 32;
+  std::vector<float> values(64 * width);
+  for (long band = 0; band < w.bands; ++band) {
+    set.kernels->decode(w, band, values.data(), width);
+    bool same = true;
+    for (long r = 0; r < 64; ++r)
+      for (long c = 0; c < w.in; ++c)
+        same = same && values[r * width + c] == static_cast<float>(weights[(band * 64 + r) * w.in + c]) * w.step;
+    expect(same, set.name + (" decode " + name));
+  }
+}
+
+void rotations(const Set& set) {
+  for (long n : {1L, 2L, 7L, 8L, 15L, 16L, 64L, 100L, 577L, 1536L}) {
+    std::mt19937 random(static_cast<unsigned>(n));
+    std::vector<float> x(n);
+    for (auto& v : x) v = static_cast<float>(random()) / 4294967296.0f - 0.5f;
+    std::vector<float> y(x);
+    set.kernels->hadamard(y.data(), n);
+    double worst = 0.0;
+    long at = 0;
+    for (long size = 1L << 20; size; size /= 2) {
+      if (!(n & size)) continue;
+      for (long i = 0; i < size; ++i) {
+        double sum = 0.0;
+        for (long j = 0; j < size; ++j) sum += (__builtin_popcountl(i & j) % 2 ? -1.0 : 1.0) * x[at + j];
+        worst = std::max(worst, std::fabs(sum / std::sqrt(static_cast<double>(size)) - y[at + i]));
+      }
+      at += size;
+    }
+    expect(worst < 1e-5, set.name + (" hadamard " + std::to_string(n)));
+    std::vector<float> other(x);
+    vq::portable_linear.hadamard(other.data(), n);
+    expect(std::memcmp(other.data(), y.data(), n * 4) == 0, set.name + (" hadamard bits " + std::to_string(n)));
+  }
+}
+
+void quantizations(const Set& set) {
+  for (long n : {1L, 5L, 31L, 32L, 63L, 577L})
+    for (int planes : {1, 2})
+      for (int kind = 0; kind < 4; ++kind) {
+        std::mt19937 random(static_cast<unsigned>(n));
+        std::vector<float> x(n);
+        for (auto& v : x) v = kind == 1 ? 0.0f : static_cast<float>(random()) / 4294967296.0f - 0.5f;
+        if (kind == 2) x[n / 2] = std::nanf("");
+        if (kind == 3) x[n - 1] = -INFINITY;
+        const long stride = (n + 31) / 32 * 32 + 64;
+        std::vector<int8_t> a(planes * stride, 7), b(planes * stride, 9);
+        int32_t sums[4] = {1, 2, 3, 4};
+        float unit[2] = {5.0f, 6.0f};
+        set.kernels->quantize(x.data(), n, planes, stride, a.data(), sums, unit);
+        vq::portable_linear.quantize(x.data(), n, planes, stride, b.data(), sums + 2, unit + 1);
+        const bool same = a == b && std::memcmp(sums, sums + 2, 4 * planes) == 0 && std::memcmp(unit, unit + 1, 4) == 0;
+        expect(same, set.name + (" quantize " + std::to_string(n)) + " kind " + std::to_string(kind));
+      }
+}
+
+}  // namespace
+
+int main() {
+  struct Shape {
+    long out, in;
+  };
+  for (const Set& set : sets()) {
+    rotations(set);
+    quantizations(set);
+    for (int levels : {16, 32, 64})
+      for (int top : {31, 127})
+        for (int step_bits = 1; step_bits <= 8; ++step_bits)
+          for (int memory : {9, 8 + step_bits, 14, 16}) {
+            const Shape shapes[] = {{1, 1}, {70, 63}, {3, 300}};
+            const Shape shape = shapes[(levels + step_bits + memory) % 3];
+            const Matrix m(shape.out, shape.in, step_bits, memory, levels, top, static_cast<unsigned>(step_bits * memory));
+            products(set, m, std::to_string(levels) + " levels to " + std::to_string(top) + ", " + std::to_string(step_bits) +
+                                 " bits a step, memory " + std::to_string(memory), top == 127);
+          }
+    products(set, Matrix(577, 63, 4, 12, 64, 125, 3), "577x63", false);
+    products(set, Matrix(64, 1300, 4, 12, 64, 127, 4), "64x1300", true);
+    products(set, Matrix(64, 1300, 6, 16, 16, 31, 5), "64x1300", true);
+    std::printf("%s: %d checks so far, %d failures\n", set.name, checks, failures);
+  }
+  return failures != 0;
+}

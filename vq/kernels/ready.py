@@ -1,0 +1,132 @@
+"""A packed layer whose tensors were checked once: what a call costs beside the kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vq.kernels.dispatch import backend, native
+from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
+from vq.kernels.linear_native import ACTIVATIONS, PLANES, table_sizes
+from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS, check
+from vq.kernels.panels import TOKENS
+
+
+class ReadyLinear:
+    """``packed_linear`` of few rows for one set of tensors, with all addresses at hand.
+
+    It keeps the tensors alive; whoever owns them asks ``holds`` whether they are still its own. It serves eager
+    inference on the CPU with compiled kernels, and leaves all else to the operation.
+
+    Args:
+        weight, scales, signs_in, signs_out, table, mode: as ``packed_linear`` takes them.
+
+    Raises:
+        ValueError: if they do not fit each other.
+    """
+
+    __slots__ = ("_call", "_rest", "_shape", "_tokens", "mode", "table", "tensors", "version")
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scales: Tensor,
+        signs_in: Tensor | None,
+        signs_out: Tensor | None,
+        table: Tensor,
+        mode: str,
+    ) -> None:
+        module = native()
+        assert module is not None
+        header = _checked(weight, scales, signs_in, signs_out, table, mode)
+        self.tensors = (weight, scales, signs_in, signs_out)
+        self.version = _version(weight)
+        self.table, self.mode = table, mode
+        signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
+        where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
+        self._shape = (header.in_features, header.out_features)
+        self._tokens = TOKENS if header.layout == PANELS else INTEGER_ROWS
+        if header.layout == PANELS:
+            self._call = module.tables_linear
+            self._rest = (*where, table.data_ptr(), *table_sizes(table), *self._shape)
+            self._rest += (ACTIVATIONS[mode],)
+        else:
+            self._call = module.packed_linear
+            self._rest = (*where, table.data_ptr(), *self._shape, PLANES[mode])
+
+    def holds(self, tensors: tuple[Tensor | None, ...], table: Tensor, mode: str) -> bool:
+        """Whether these are the tensors it was made for, unchanged."""
+        own = self.tensors
+        return (
+            tensors[0] is own[0]
+            and tensors[1] is own[1]
+            and tensors[2] is own[2]
+            and tensors[3] is own[3]
+            and table is self.table
+            and mode == self.mode
+            and _version(self.tensors[0]) == self.version
+        )
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """The product, or None if this is not a case for it."""
+        width, out = self._shape
+        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or listens(x):
+            return None
+        shape = x.shape
+        rows = x.numel() // width
+        if shape[-1:] != (width,) or not 0 < rows <= self._tokens or not x.is_contiguous():
+            return None
+        y = torch.empty((*shape[:-1], out), dtype=torch.float32)
+        done = self._call(x.data_ptr(), rows, *self._rest, y.data_ptr(), torch.get_num_threads())
+        return y if done else None
+
+
+def _checked(
+    weight: Tensor,
+    scales: Tensor,
+    signs_in: Tensor | None,
+    signs_out: Tensor | None,
+    table: Tensor,
+    mode: str,
+) -> PackedHeader:
+    """Header of the weight after all checks; ``prepared`` asked the rest."""
+    width = torch.empty(0, _columns(weight))
+    return check(width, weight, scales, signs_in, signs_out, table, mode)
+
+
+def _columns(weight: Tensor) -> int:
+    return int(weight[12:16].view(torch.int32)) if weight.numel() >= 64 else 0
+
+
+def _version(tensor: Tensor | None) -> int:
+    assert tensor is not None
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def listens(x: Tensor) -> bool:
+    """Whether anything but eager inference follows this call: compilation, gradients, modes, transforms, tracing."""
+    return (
+        torch.compiler.is_compiling()
+        or (x.requires_grad and torch.is_grad_enabled())
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def prepare(
+    header: PackedHeader,
+    tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    table: Tensor,
+    mode: str,
+) -> ReadyLinear | None:
+    """A ready layer where the compiled kernels serve these tensors, else None."""
+    hashed = header.layout == TILES and header.code == HASH_CODE
+    if not (header.layout == PANELS or (hashed and mode in PLANES)) or backend() != "cpu":
+        return None
+    given = [t for t in (*tensors, table) if t is not None]
+    plain = all(type(t) is Tensor and t.is_cpu and t.is_contiguous() for t in given)
+    types = (torch.int8,) if hashed else (torch.uint8, torch.float32)
+    if not plain or table.dtype not in types or header.in_features > INTEGER_COLUMNS:
+        return None
+    return ReadyLinear(*tensors, table, mode)
