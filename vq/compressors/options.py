@@ -91,9 +91,9 @@ class CompressOptions:
                 f"sequential is true or false and seed a whole number, "
                 f"got {self.sequential!r} and {self.seed!r}"
             )
-        self._check_calibration(TuneOptions.from_dict(self.tuning).used)
+        self._check_text(TuneOptions.from_dict(self.tuning).used)
 
-    def _check_calibration(self, tuned: bool) -> None:
+    def _check_text(self, tuned: bool) -> None:
         """Raise VqError for what needs calibration where there is none."""
         if self.windows:
             return

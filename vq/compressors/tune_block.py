@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +105,11 @@ class BlockTuner:
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             optimiser.zero_grad(set_to_none=True)
-            self.loss(window).backward()  # type: ignore[no-untyped-call]
+            self.loss(window).backward()
             optimiser.step()
 
 
-def _groups(parameters: Sequence[nn.Parameter], rate: float) -> list[dict[str, object]]:
+def _groups(parameters: Sequence[nn.Parameter], rate: float) -> list[dict[str, Any]]:
     """A group a tensor: steps are relative to its root mean square."""
     return [
         {"params": [p], "lr": rate * max(float(p.detach().square().mean().sqrt()), 1e-4)}

@@ -62,7 +62,7 @@ class _Enough(Exception):
 
 
 def measure_drift(
-    layer: nn.Module,
+    layer: nn.Linear,
     original: nn.Module,
     runs: Sequence[Callable[[], Tensor]],
     original_runs: Sequence[Callable[[], Tensor]],
@@ -96,6 +96,7 @@ def measure_drift(
             other, _ = grab(original, original_runs[i], stop=True)
             if other.shape != seen.shape:
                 raise NotOnce
+            assert moved is not None
             moved.addmm_((other.flatten(0, -2).float() - x).t(), scaled)
         else:
             error = (wanted[i] - result).flatten(0, -2).float()
@@ -127,7 +128,10 @@ def compensate(linears: Mapping[str, nn.Linear], drift: Drift, ridge: float) -> 
         return
     for linear in linears.values():
         weight = linear.weight.detach()
-        slope = weight.float() @ drift.inputs if drift.output is None else drift.output
+        slope = drift.output
+        if slope is None:
+            assert drift.inputs is not None
+            slope = weight.float() @ drift.inputs
         change = torch.cholesky_solve(slope.t().contiguous(), factor).t()
         if bool(torch.isfinite(change).all()):
             linear.weight = nn.Parameter(weight + change.to(weight.dtype), requires_grad=False)
