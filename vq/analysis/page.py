@@ -167,13 +167,19 @@ def _part(analysis: Analysis, key: str, drawn: _Drawn, most: int) -> str:
     if notes:
         inside += tag("ul", [tag("li", clean(note)) for note in notes], class_="notes")
     if own:
-        inside += tag("div", [_figure(figure) for figure in own], class_="plots")
+        inside += _plots([_figure(figure) for figure in own])
     return tag("section", inside + measurements(sections, most))
+
+
+def _plots(own: Sequence[str]) -> str:
+    """Beside each other; a single one has its words at its side."""
+    return tag("div", own, class_="plots" if len(own) > 1 else "plots one")
 
 
 def _figure(figure: Figure) -> str:
     caption = tag("figcaption", clean(figure.caption)) if figure.caption else ""
-    inside = _heading(figure) + figure.svg + caption + plot_numbers(figure)
+    beside = tag("div", caption + plot_numbers(figure))
+    inside = _heading(figure) + figure.svg + beside
     return tag("figure", inside, class_="wide" if figure.wide else None)
 
 

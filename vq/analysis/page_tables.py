@@ -29,7 +29,7 @@ def measurements(sections: Sequence[Section], most: int) -> str:
             rows.append(tag("tr", tag("td", words, colspan=6 if parts else 5)))
     if not rows:
         return ""
-    heads = [("measurement and its definition", None)]
+    heads: list[tuple[str, str | None]] = [("measurement and its definition", None)]
     heads += [("part", None)] if parts else []
     heads += [("value", "n"), ("95 % interval", "n"), ("N", "n"), ("note", None)]
     head = tag("tr", [tag("th", h, scope="col", class_=c) for h, c in heads])

@@ -65,8 +65,10 @@ def block_entropy(pairs: Pairs) -> list[Figure]:
     values = [column(s, "bits") for _, s in pairs]
     top = sorted({v for _, s in pairs for v in known(column(s, "log2_K"))})
     y = span([*(v for vs in values for v in vs), *top], zero=True)
-    x = span([v for b in before for v in b])
-    chart = Chart("Entropy given the codes before", x, y, ("codes before", "bits a code"))
+    longest = int(max((v for b in before for v in known(b)), default=0))
+    x, names = (-0.3, longest + 0.3), [str(i) for i in range(longest + 1)]
+    labels = ("codes before", "bits a code")
+    chart = Chart("Entropy given the codes before", x, y, labels, names=names)
     for i, (section, _) in enumerate(pairs):
         named = i < _NAMED or i == len(pairs) - 1
         name = (section.part or "this codebook") if named else ""

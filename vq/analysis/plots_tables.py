@@ -40,7 +40,7 @@ def _code_map(section: Section, series: Series, most: int) -> Figure:
     words += f"; x from {_ends(x)}, y from {_ends(y)}"
     caption = (
         "Each point is an entry, seen from the direction in which the table is widest. Entries that lie on one another "
-        f"look like one point. {series.definition}."
+        f"look like one point. Shown: the {series.definition.partition(';')[0]}."
     )
     return Figure(chart.svg(f"{words}."), caption)
 

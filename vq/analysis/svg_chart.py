@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from vq.analysis.svg import GRID, INK, SOFT, clean, drawing, short, tag
 from vq.analysis.svg_axis import Scale
@@ -56,13 +57,14 @@ class Chart:
                 pieces[-1].append(f"{self.x(a):.1f},{self.y(b):.1f}")
             elif pieces[-1]:
                 pieces.append([])
-        look = {"fill": "none", "stroke": colour, "stroke_width": "1.8", "stroke_dasharray": dash}
+        look: dict[str, Any] = {"fill": "none", "stroke": colour, "stroke_width": "1.8"}
+        look["stroke_dasharray"] = dash
         for piece in pieces:
             if len(piece) > 1:
                 self._content.append(tag("polyline", points=" ".join(piece), **look))
             elif piece:
-                a, _, b = piece[0].partition(",")
-                self._content.append(mark("circle", float(a), float(b), 2.5, colour))
+                left, _, top = piece[0].partition(",")
+                self._content.append(mark("circle", float(left), float(top), 2.5, colour))
         swatch = tag("line", x1=0, y1=-4, x2=18, y2=-4, **look)
         self._named(name, swatch)
 
@@ -200,7 +202,10 @@ def mark(
 ) -> str:
     """A mark of a shape of ``MARKS`` centred at a pixel."""
     inside = tag("title", clean(tip)) if tip else ""
-    look = {"fill": "none" if hollow else colour, "stroke": colour if hollow else None}
+    look: dict[str, Any] = {
+        "fill": "none" if hollow else colour,
+        "stroke": colour if hollow else None,
+    }
     if shape == "circle":
         return tag("circle", inside, cx=x, cy=y, r=r, **look)
     a, b = x, y
