@@ -19,7 +19,7 @@ from vq.analysis.page import LIMIT, page, write_page
 from vq.analysis.page_images import pictures, png_size
 from vq.analysis.plots import figures
 from vq.analysis.plots_families import KINDS, families, kind_of
-from vq.analysis.plots_weights import place
+from vq.analysis.plots_weights import places
 from vq.cli.main import main
 
 HOSTILE = "<script>alert(1)</script>\"'&\x07"
@@ -148,9 +148,9 @@ def test_every_measurement_has_definition_n_and_interval(text):
 
 def test_a_page_of_too_much_stays_below_the_limit():
     rows = tuple(Measurement(f"m{i}", 1.0, note="n" * 300, definition="d" * 200) for i in range(60))
-    dots = tuple(float(i) for i in range(6000))
+    dots = tuple(float(i) for i in range(1500))
     points = Series("code_map", "Map", {"x": dots, "y": dots, "entry": dots, "count": dots})
-    curves = tuple(Series(f"c{i}", "C", {"step": dots, "value": dots}) for i in range(40))
+    curves = tuple(Series(f"c{i}", "C", {"step": dots, "value": dots}) for i in range(5))
     sections = tuple(
         Section("geometry", "Places", f"stage {i}", rows, (points, *curves)) for i in range(64)
     )
@@ -160,8 +160,11 @@ def test_a_page_of_too_much_stays_below_the_limit():
 
 
 def test_layers_by_block():
-    assert place("model.layers.3.mlp.up_proj") == ("mlp.up_proj", 3)
-    assert place("lm_head") is None
+    names = ["model.layers.3.mlp.up_proj", "lm_head", "model.layers.0.mlp.experts.7.up"]
+    assert places(names) == [("mlp.up_proj", 3), None, ("mlp.experts.7.up", 0)]
+    names = ["model.encoder.layers.2.fc1", "model.decoder.layers.2.fc1"]
+    assert places(names) == [("encoder.fc1", 2), ("decoder.fc1", 2)]
+    assert places(["0.a", "b"]) == [("a", 0), None]
     first, *_ = figures(whole(), "weights")
     root = ET.fromstring(first.svg)
     cells = [r.find("title").text for r in root.iter("rect") if r.find("title") is not None]

@@ -81,7 +81,8 @@ def page(analysis: Analysis, shown: Sequence[Picture] = ()) -> str:
 
 def _lighter(drawn: _Drawn, most: int) -> dict[str, Sequence[Figure]]:
     """The first plots that fit into so many bytes, without tables."""
-    left, kept = most, {}
+    kept: dict[str, Sequence[Figure]] = {}
+    left = most
     for key, own in drawn.items():
         chosen = []
         for figure in own:

@@ -29,6 +29,9 @@ a { color: #0550ae; }
 .plots { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 26px 28px; margin: 14px 0;
   align-items: start; }
 figure { margin: 0; break-inside: avoid; min-width: 0; } figure.wide { grid-column: 1 / -1; }
+.plots.one figure:not(.wide) { grid-column: 1 / -1; display: grid; grid-template-columns: repeat(2, minmax(0, 1fr));
+  gap: 0 28px; align-items: center; }
+.plots.one h3 { grid-column: 1 / -1; }
 figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
 figure img { display: block; max-width: 100%; height: auto; image-rendering: auto; border: 1px solid #d8dee4; }
 figcaption { font-size: 14px; color: #424a53; margin-top: 6px; }

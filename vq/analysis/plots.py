@@ -14,6 +14,7 @@ from vq.analysis.plots_stages import by_stage
 from vq.analysis.plots_tables import code_maps, lengths
 from vq.analysis.plots_weights import bits, by_layer
 
+MOST_PLAIN = 48  # plots of a kind of section that are not made for its data
 MOST_PARTS = 6  # parts of a subject with a plot of their own
 Pairs = Sequence[tuple[Section, Series]]
 
@@ -56,7 +57,7 @@ def figures(analysis: Analysis, key: str) -> list[Figure]:
         if own:
             found += rule.draw(own)
             left = [p for p in left if not p[1].key.startswith(rule.series)]
-    for section, series in left:
+    for section, series in left[:MOST_PLAIN]:
         found += curve(section, series)
-    found += [f for s in sections for m in s.matrices for f in heat(s, m)]
+    found += [f for s in sections[:MOST_PARTS] for m in s.matrices for f in heat(s, m)]
     return found

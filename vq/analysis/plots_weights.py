@@ -13,7 +13,7 @@ from vq.analysis.svg_chart import Chart
 from vq.analysis.svg_heat import HeatMap
 
 Pairs = Sequence[tuple[Section, Series]]
-_NUMBER = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
+_NUMBER = re.compile(r"^(.*?)(?:^|\.)(\d+)\.(.+)$")
 _ERRORS = {
     "proxy_error": (
         "Error by layer and block, as the compressor measured it",
@@ -26,10 +26,22 @@ _ERRORS = {
 }
 
 
-def place(name: str) -> tuple[str, int] | None:
-    """Kind and block of a layer: ``model.layers.3.mlp.up_proj`` is ``("mlp.up_proj", 3)``; None without a block."""
-    found = _NUMBER.search(name)
-    return None if found is None else (found.group(2), int(found.group(1)))
+def places(names: Sequence[str]) -> list[tuple[str, int] | None]:
+    """Kind and block of each layer, None for one without a block.
+
+    ``model.layers.3.mlp.up_proj`` is ``("mlp.up_proj", 3)``; where there are several stacks of blocks, the kind begins
+    with the parts of the name that tell them apart: ``encoder.mlp.up_proj``.
+    """
+    found = [_NUMBER.match(name) for name in names]
+    stacks = list(dict.fromkeys(tuple(m.group(1).split(".")) for m in found if m is not None))
+    shared = set(stacks[0]).intersection(*stacks[1:]) if stacks else set()
+    lead = {stack: ".".join(part for part in stack if part not in shared) for stack in stacks}
+    return [
+        None
+        if m is None
+        else (f"{lead[tuple(m.group(1).split('.'))]}.{m.group(3)}".lstrip("."), int(m.group(2)))
+        for m in found
+    ]
 
 
 def by_layer(pairs: Pairs) -> list[Figure]:
@@ -51,18 +63,18 @@ def by_layer(pairs: Pairs) -> list[Figure]:
 
 
 def _map(title: str, names: Sequence[str], values: Sequence[float | None], unit: str) -> Figure:
-    places = [place(name) for name in names]
+    spots = places(names)
     worst = max(range(len(values)), key=lambda i: -1.0 if values[i] is None else values[i] or 0.0)
     words = (
         f"{len(known(values))} layers; the highest is {names[worst]} with {number(values[worst])}"
     )
     words += f"; the median is {number(sorted(known(values))[len(known(values)) // 2])}"
-    blocks = sorted({p[1] for p in places if p is not None})
+    blocks = sorted({p[1] for p in spots if p is not None})
     if len(blocks) < 2:
         return _bars(title, names, values, unit, words)
-    kinds = list(dict.fromkeys(p[0] for p in places if p is not None))
+    kinds = list(dict.fromkeys(p[0] for p in spots if p is not None))
     grid: list[list[float | None]] = [[None] * len(blocks) for _ in kinds]
-    for spot, value in zip(places, values, strict=True):
+    for spot, value in zip(spots, values, strict=True):
         if spot is not None:
             grid[kinds.index(spot[0])][blocks.index(spot[1])] = value
     heat = HeatMap(title, kinds, [str(b) for b in blocks], grid, unit)
