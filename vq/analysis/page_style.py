@@ -45,7 +45,7 @@ td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabul
 .def { display: block; font-weight: 400; color: #57606a; font-size: 12.5px; max-width: 62ch; }
 .notes { font-size: 14px; color: #424a53; }
 footer { margin-top: 48px; border-top: 1px solid #d8dee4; padding-top: 10px; font-size: 13.5px; color: #57606a; }
-@media (max-width: 800px) {
+@media screen and (max-width: 800px) {
   .plots, .plots.one figure:not(.wide) { grid-template-columns: 1fr; } body { padding: 16px; } }
 @media print {
   @page { size: A4; margin: 14mm; }
