@@ -71,7 +71,9 @@ def main() -> None:
     for name, path in (("original", model), ("compressed", small)):
         vq("generate", path, "--prompt", PROMPT, "--tokens", 32, "--json", target / f"{name}.json")
         vq("generate", path, "--chat", "--prompt", QUESTION, "--tokens", 60)
+    vq("analyze", small, "-o", target / "report.html")
     print("\n" + report(target))
+    print(f"\nreport of the compressed model, for a browser: {target / 'report.html'}")
 
 
 def report(target: Path) -> str:

@@ -5,7 +5,7 @@ codes, or a file of another library. With PATH2 the two are compared; a compress
 
     vq analyze tokens/
     vq analyze tokenizer/ --codes tokens/
-    vq analyze compressed/ original/
+    vq analyze compressed/ original/ -o report.html
     vq analyze tokens/ --json - --fail-if 'dead>0.05' --fail-if 'perplexity<500'
 
 Exit code: 0; 1 if a condition of --fail-if is met; 2 for input that cannot be used.
@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exit with 1 if it is met, such as 'dead>0.05'; repeatable",
     )
     parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write the report there: one page (.html) with plots and every number",
+    )
+    parser.add_argument(
         "--quiet", action="store_true", help=f"leave out the summary of up to {LINES} lines"
     )
     add_common(parser)
@@ -85,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
         write_json(analysis.to_dict(), args.json)
     if args.json != "-" and not args.quiet:
         print(summary(analysis))
+    if args.output:
+        from vq.analysis.page import write_page
+
+        size = write_page(analysis, Path(args.output), subject.path)
+        print(f"report: {args.output} ({size:,} bytes)", file=sys.stderr)
     met = [(c, where) for c in conditions if (where := c.holds(analysis))]
     for condition, where in met:
         print(f"vq: condition {condition.text} is met: {'; '.join(where)}", file=sys.stderr)
