@@ -52,6 +52,7 @@ footer { margin-top: 48px; border-top: 1px solid #d8dee4; padding-top: 10px; fon
   body { max-width: none; padding: 0; font-size: 10.5pt; }
   nav { display: none; } a { color: inherit; text-decoration: none; }
   .finding { background: none; } h2 { break-after: avoid; } h1 { font-size: 20pt; }
+  figure svg { font-size: 15px; } figcaption, summary { font-size: 8.5pt; }
   .plots { gap: 14px 18px; } table { font-size: 8.5pt; } tr { break-inside: avoid; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
 }
