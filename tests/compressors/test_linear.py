@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vq.compressors.linear import QuantizedLinear, header_for
+from vq.kernels import linear as ops
 from vq.kernels.decode import unpack_codes
 from vq.kernels.formats import PANELS, ROWS, PackedHeader, assemble
 from vq.kernels.hadamard import blocks_of
@@ -253,7 +254,7 @@ def test_gradients_reach_the_input_and_the_bias(kind):
 def test_explain_names_what_runs(monkeypatch):
     layer = make(mode="int8")
     assert "int8: hash code, 1 row(s)" in layer.explain()
-    assert "more than 32 rows" in layer.explain(33)
+    assert f"more than {ops.INTEGER_ROWS} rows" in layer.explain(ops.INTEGER_ROWS + 1)
     assert "vectors from a small table" in make(Vectors()).explain()
     assert "several codes" in make(Stages()).explain()
     layer.mode = "float"

@@ -154,7 +154,8 @@ def test_every_family_rounds_a_matrix(spec):
         )
         assert torch.allclose(layer.dequantize(), dense, atol=1e-5)
         x = weights(3, 48)
-        assert torch.allclose(layer(x), x @ dense.t(), atol=1e-3)
+        wanted = x @ dense.t()
+        assert (layer(x) - wanted).norm() < 1e-3 * wanted.norm()  # activations have 15 bits
     assert errors["nearest"] < 1.3 * codebook.distortion + 1e-3
     # feedback between blocks of columns pays where a block is short
     assert errors["ldlq"] < (0.9 if codebook.dim <= 5 else 1.1) * errors["nearest"]

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vq.analysis.packed_panels import panel_codes
 from vq.codebooks import Codebook, unpack_rows
 from vq.errors import VqError
 
 _HEADER = struct.Struct("<4sHHIIHHHHHHIQIfH14x")
-_ROWS, _TILES, _BLOCKS = 1, 2, 3
+_ROWS, _TILES, _BLOCKS, _PANELS = 1, 2, 3, 4
 _TILE_ROWS, _TILE_COLUMNS, _GROUP = 64, 4, 8
 
 
@@ -22,7 +23,7 @@ class Header:
     """The fields that are needed to decode.
 
     Attributes:
-        layout: 1 rows, 2 trellis tiles, 3 blocks of several rows.
+        layout: 1 rows, 2 trellis tiles, 3 blocks of several rows, 4 panels of 64 rows.
         out_features: rows.
         in_features: columns.
         code_bits: of a code, or of a trellis' step.
@@ -49,10 +50,10 @@ class Header:
         if len(data) < _HEADER.size or data[:4] != b"VQPK":
             raise VqError(f"{name}: a uint8 tensor without the header of a packed layer")
         fields = _HEADER.unpack(data[: _HEADER.size])
-        if fields[1] != 1 or fields[2] not in (_ROWS, _TILES, _BLOCKS):
+        if fields[1] != 1 or fields[2] not in (_ROWS, _TILES, _BLOCKS, _PANELS):
             raise VqError(
                 f"{name}: packed format version {fields[1]}, layout {fields[2]}; this library reads version 1, "
-                "layouts 1 to 3: upgrade vq-toolkit"
+                "layouts 1 to 4: upgrade vq-toolkit"
             )
         return cls(
             layout=fields[2],
@@ -91,8 +92,11 @@ def _vectors(payload: Tensor, header: Header, book: Codebook) -> Tensor:
     height = header.tile_rows
     width = header.dim // height
     bands, across = -(-header.out_features // height), -(-header.in_features // width)
-    count = bands * across * header.codes_per_vector
-    codes = unpack_rows(payload, header.code_bits, count)
+    count = across * header.codes_per_vector
+    if header.layout == _PANELS:
+        codes = panel_codes(payload, bands, count, header.code_bits)
+    else:
+        codes = unpack_rows(payload, header.code_bits, bands * count)
     values = book.decode(codes.reshape(bands, across, *book.codes_shape)).float()
     rows = values.reshape(bands, across, height, width).transpose(1, 2).reshape(bands * height, -1)
     return rows[: header.out_features, : header.in_features]
