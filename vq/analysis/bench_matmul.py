@@ -17,6 +17,7 @@ BATCHES = (1, 4, 16, 64)
 MORE_BATCHES = (1, 4, 8, 16, 32, 64, 256)  # of the first shape
 FORMATS = (
     "trellis(bits=2, memory=12, code=hash)",
+    "trellis(bits=2, memory=12, code=hash, levels=16)",
     "trellis(bits=2, memory=16, code=hash)",
     "e8p",
     "additive(stages=2, dim=8, entries=256)",

@@ -132,21 +132,11 @@ def compress(
             run = _Run(source, work, chosen, tell, ranks)
             check_tunable(run.skeleton, chosen, ranks, token_weights is not None)
             samples = run.read(calibration, token_weights)
-            fingerprint = run.fingerprint(samples, max_shard_bytes)
-            noted = {"threads": torch.get_num_threads()}
-            changed = work.begin(fingerprint, noted, restart) if ranks.first else []
+            changed = run.begin(samples, max_shard_bytes, restart)
             resumed = run.blocks(samples)
             if samples is not None:
                 tune_stage(run.skeleton, run.quantizer, work, chosen, samples.text, run.tell)
-            report: dict[str, Any] = {}
-            if ranks.first:
-                folder, report = assemble(
-                    source, work, run.skeleton, run.shelf, chosen, max_shard_bytes, samples
-                )
-                if chosen.embeddings != KEEP:
-                    report = pack_embeddings(folder, run.skeleton.model, chosen, max_shard_bytes)
-                publish(folder, target)
-            ranks.wait()
+            report = run.write(target, samples, max_shard_bytes)
         if ranks.first:
             work.remove()
         report = ranks.agree(report)
@@ -234,6 +224,31 @@ class _Run:
                 "machine": platform.machine(),
             },
         }
+
+    def begin(self, samples: Samples | None, max_shard_bytes: int, restart: bool) -> list[str]:
+        """Begin or go on in the work folder; returns what changed since the run began that may change last digits."""
+        fingerprint = self.fingerprint(samples, max_shard_bytes)
+        noted = {"threads": torch.get_num_threads()}
+        return self.work.begin(fingerprint, noted, restart) if self.ranks.first else []
+
+    def write(self, target: Path, samples: Samples | None, max_shard_bytes: int) -> dict[str, Any]:
+        """Make the folder of the finished blocks and put it in place; the report, in the process that writes."""
+        report: dict[str, Any] = {}
+        if self.ranks.first:
+            folder, report = assemble(
+                self.source,
+                self.work,
+                self.skeleton,
+                self.shelf,
+                self.options,
+                max_shard_bytes,
+                samples,
+            )
+            if self.options.embeddings != KEEP:
+                report = pack_embeddings(folder, self.skeleton.model, self.options, max_shard_bytes)
+            publish(folder, target)
+        self.ranks.wait()
+        return report
 
     def blocks(self, samples: Samples | None) -> int:
         """Quantize all blocks that are not finished; returns how many were."""
