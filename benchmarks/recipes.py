@@ -60,7 +60,11 @@ def measure(name: str, seed: int, args: argparse.Namespace, folder: Path) -> dic
         small,
         *options,
         *calibration,
-        *(["--windows", args.calibration_windows] if args.calibration_windows else []),
+        *(
+            ["--windows", args.calibration_windows]
+            if calibration and args.calibration_windows
+            else []
+        ),
         "--seed",
         seed,
         "--json",
@@ -79,7 +83,11 @@ def measure(name: str, seed: int, args: argparse.Namespace, folder: Path) -> dic
         "cpu": machine()["cpu"],
         "command": f"vq compress MODEL -o OUT {' '.join(_quoted(o) for o in options)}"
         + (" --calibration CALIBRATION" if calibration else "")
-        + (f" --windows {args.calibration_windows}" if args.calibration_windows else "")
+        + (
+            f" --windows {args.calibration_windows}"
+            if calibration and args.calibration_windows
+            else ""
+        )
         + f" --seed {seed}",
         "evaluation": f"vq eval OUT --reference MODEL --text HELD_OUT --windows {args.windows}",
         "codebook": report["options"]["codebook"],
