@@ -1,0 +1,153 @@
+"""Outliers: single weights that are kept beside the codes, in a sparse part.
+
+Dense and sparse: T. Dettmers et al., "SpQR: a sparse-quantized representation for near-lossless LLM weight
+compression", ICLR 2024, section 4 (sensitivity through the inverse Hessian); S. Kim et al., "SqueezeLLM:
+dense-and-sparse quantization", ICML 2024, section 4.2 (magnitude and sensitivity).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vq.compressors.rounding_feedback import Book, from_tiles, to_tiles
+from vq.compressors.sides import index_dtype
+from vq.kernels.sparse import sparse_dense
+
+_GRAM = 1 << 24  # numbers in the systems that are solved at once
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """A sparse matrix by rows, as it is stored.
+
+    Attributes:
+        counts: ``(out,)`` numbers of each row.
+        columns: ``(n,)`` ascending within a row.
+        values: float16 ``(n,)``, what is added to the decoded matrix.
+    """
+
+    counts: Tensor
+    columns: Tensor
+    values: Tensor
+
+    def dense(self, width: int) -> Tensor:
+        """Float32 ``(out, width)``."""
+        return sparse_dense(self.counts, self.columns, self.values, width)
+
+
+def most_sensitive(cost: Tensor, share: float) -> Tensor:
+    """Positions, bool like cost ``(out, in)``, of the given share of the largest costs."""
+    count = round(share * cost.numel())
+    chosen = torch.zeros(cost.numel(), dtype=torch.bool)
+    if count:
+        chosen[cost.flatten().topk(count).indices] = True
+    return chosen.reshape(cost.shape)
+
+
+def sensitivity(weight: Tensor, metric: Tensor, book: Book, rms: Tensor) -> Tensor:
+    """What rounding each weight to nearest costs when all later weights may answer: ``e² / [H⁻¹]_jj / 2`` of SpQR.
+
+    Args:
+        weight: ``(out, in)``.
+        metric: damped Hessian ``(in, in)``.
+        book: the weights are rounded to.
+        rms: ``(out,)``, scale of each row.
+    """
+    pad = (0, -weight.shape[1] % book.tile[1], 0, -weight.shape[0] % book.tile[0])
+    units = torch.nn.functional.pad(weight / rms[:, None], pad)
+    decoded = from_tiles(book.decode(book.encode(to_tiles(units, book.tile))), book.tile)
+    error = weight - decoded[: weight.shape[0], : weight.shape[1]] * rms[:, None]
+    return error.square() * freedom(metric)
+
+
+def sensitivity_rotated(weight: Tensor, metric: Tensor) -> Tensor:
+    """The same where rounding errors are spread over a row by a rotation, up to a factor.
+
+    Keeping a weight takes its energy out of the row that is rounded (times the mean conditional variance that is left
+    to each column), and sets right the error that falls on its place.
+    """
+    spread = torch.linalg.cholesky(metric).diagonal().square().mean()
+    rms = weight.square().mean(1, keepdim=True)
+    return weight.square() * spread + rms * freedom(metric)
+
+
+def freedom(metric: Tensor) -> Tensor:
+    """``1 / [H⁻¹]_jj`` for each column: what an error costs there when all other columns may answer."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(metric))
+    return 1 / inverse.diagonal().clamp_min(1e-30)
+
+
+def choose_outliers(
+    weight: Tensor, metric: Tensor, book: Book, share: float, by: str, rotated: bool
+) -> Tensor:
+    """Positions of the weights that are kept, bool ``(out, in)``; their number depends on the shape alone.
+
+    Args:
+        weight: ``(out, in)``.
+        metric: damped Hessian.
+        book: that all others are rounded to.
+        share: of the weights.
+        by: ``sensitivity`` or ``magnitude``.
+        rotated: whether the matrix is rounded in another basis.
+    """
+    if by == "magnitude":
+        return most_sensitive(weight.abs(), share)
+    if rotated:
+        return most_sensitive(sensitivity_rotated(weight, metric), share)
+    kept = torch.zeros(weight.shape, dtype=torch.bool)
+    for _ in range(2):  # the scale of a row depends on what is kept
+        cost = sensitivity(weight, metric, book, rms_without(weight, kept))
+        kept = most_sensitive(cost, share)
+    return kept
+
+
+def rms_without(weight: Tensor, kept: Tensor | None) -> Tensor:
+    """Root mean square of each row's other weights; 1 where that is 0."""
+    if kept is None:
+        rms = weight.square().mean(1).sqrt()
+    else:
+        rest = (~kept).sum(1).clamp_min(1)
+        rms = (weight.square().masked_fill(kept, 0).sum(1) / rest).sqrt()
+    return torch.where(rms > 0, rms, torch.ones_like(rms))
+
+
+def fit_outliers(error: Tensor, metric: Tensor, kept: Tensor) -> Outliers:
+    """Values at given positions that minimise ``tr((E - S) H (E - S)ᵀ)``: a small system for each row.
+
+    Args:
+        error: E ``(out, in)``, what the rest of the layer leaves of the matrix.
+        metric: damped H; the identity copies E.
+        kept: bool like error.
+    """
+    width = error.shape[1]
+    counts = kept.sum(1)
+    right = error @ metric
+    found = torch.zeros_like(error)
+    rows = counts.argsort(descending=True, stable=True)
+    first = 0
+    while first < len(rows) and int(counts[rows[first]]):
+        most = int(counts[rows[first]])
+        some = rows[first : first + max(1, _GRAM // most**2)]
+        found[some] = _solve(right[some], metric, kept[some], most)
+        first += len(some)
+    small = index_dtype(width)
+    return Outliers(
+        counts=counts.to(small),
+        columns=kept.nonzero()[:, 1].to(small),
+        values=found[kept].clamp(-65504, 65504).to(torch.float16),
+    )
+
+
+def _solve(right: Tensor, metric: Tensor, kept: Tensor, most: int) -> Tensor:
+    """``H_kk s_k = right_k`` for the columns k of each row; zero elsewhere."""
+    order = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    real = kept.gather(1, order)
+    gram = metric[order[:, :, None], order[:, None, :]]
+    both = real[:, :, None] & real[:, None, :]
+    gram = torch.where(both, gram, torch.eye(most).expand_as(gram))
+    wanted = right.gather(1, order) * real
+    solved = torch.cholesky_solve(wanted[..., None], torch.linalg.cholesky(gram))[..., 0]
+    return torch.zeros_like(right).scatter_(1, order, solved * real)
