@@ -274,6 +274,12 @@ class QuantizedLinear(nn.Module):
         return dense if beside is None else dense + beside
 
     @property
+    def sides(self) -> Sides:
+        """Sizes of what stands beside the codes."""
+        own = {f".{n}": v for n, v in self._buffers.items() if v is not None}
+        return Sides.of_tensors("", own)
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes of weight (header included), scales, signs, outliers, low-rank part and own tables.
 
@@ -297,9 +303,14 @@ class QuantizedLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, codebook={name}, "
             f"rotate_in={self.signs_in is not None}, rotate_out={self.signs_out is not None}, "
-            f"bias={self.bias is not None}, mode={self.mode}, "
+            f"bias={self.bias is not None}, mode={self.mode}, {self._extra_sides()}"
             f"bits_per_weight={self.bits_per_weight:.4f}"
         )
+
+    def _extra_sides(self) -> str:
+        found = self.sides
+        sizes = {"outliers": found.outliers, "low_rank": found.rank, "own_tables": found.groups}
+        return "".join(f"{key}={value}, " for key, value in sizes.items() if value)
 
     @property
     def _by_codebook(self) -> bool:

@@ -14,7 +14,7 @@ class Book(Protocol):
     """What rounding needs of a codebook."""
 
     @property
-    def to_tiles(self) -> tuple[int, int]:
+    def tile(self) -> tuple[int, int]:
         """Rows and columns that a vector covers."""
 
     def encode(self, x: Tensor, weight: Tensor | None = None) -> Tensor:

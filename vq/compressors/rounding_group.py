@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vq.codebooks import Codebook
 from vq.compressors.low_rank import LowRank, fit_low_rank
-from vq.compressors.outliers import Outliers, choose_outliers, fit_outliers, rms_without
+from vq.compressors.outliers import Outliers, choose_outliers, fit_outliers, freedom, rms_without
 from vq.compressors.rotation import hadamard, random_signs
 from vq.compressors.rounding_feedback import (
     Book,
@@ -215,11 +215,18 @@ class Group:
             heights.append((groups, len(m.weight)))
         tall, masks = torch.cat(pieces), torch.cat(kept)
         if self.options.tables is not None:
-            weight = self._padded(self.frame.metric).diagonal()
+            weight = self._importance()
             self.book = start_tables(tall, weight, self.codebook, heights, self.seed)
         codes, values = self._first_codes(tall, masks if bool(masks.any()) else None)
         self._hand_out(codes, values)
         self._improve(codes, values)
+
+    def _importance(self) -> Tensor:
+        """Weight of each column's errors: what is left of them where feedback answers them, or all."""
+        metric = self._padded(self.frame.metric)
+        if self.options.method == "nearest":
+            return metric.diagonal()
+        return freedom(damp(metric, self.options.damping)[0])
 
     def _groups(self, m: Matrix) -> int:
         """Groups of rows of a matrix that have a table of their own."""

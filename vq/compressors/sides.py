@@ -22,6 +22,12 @@ SIDES = (
 )
 PARTS = (*CORE, *SIDES)  # tensors of a layer that count as its bits
 KEPT = ("scales", "outlier_values", "low_rank_left", "low_rank_right", "tables")  # keep their dtype
+SCALED = (
+    "scales",
+    "outlier_counts",
+    "outlier_values",
+    "low_rank_left",
+)  # change with a row's scale
 _NARROW = 1 << 16  # widths up to here have column numbers of 16 bits
 
 
@@ -56,12 +62,12 @@ class Sides:
         """
         share = float((settings.get("outliers") or {}).get("share", 0.0))
         rank = int((settings.get("low_rank") or {}).get("rank", 0))
-        tables = settings.get("tables") or {}
-        height = int(tables.get("rows", 0)) or rows
+        tables = settings.get("tables")
+        height = int((tables or {}).get("rows", 0)) or rows
         return cls(
             outliers=round(share * rows * columns),
             rank=min(rank, rows, columns),
-            groups=-(-rows // min(height, rows)) if tables else 0,
+            groups=-(-rows // min(height, rows)) if tables is not None else 0,
         )
 
     @classmethod
