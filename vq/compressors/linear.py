@@ -319,15 +319,15 @@ class QuantizedLinear(nn.Module):
             return self.header.codes_per_vector > 1 or not listable(self.codebook)
         return self.header.layout == BLOCKS
 
-    def _float_tables(self) -> Tensor:
-        """This layer's own tables in float32, kept until they change."""
+    def _float_table(self) -> Tensor:
+        """The table of this layer's own in float32, kept until it changes."""
         own = self.tables
         assert own is not None
-        key = (own.data_ptr(), 0 if own.is_inference() else own._version)
         if torch.compiler.is_compiling() or type(own) is not Tensor:
-            return own.float()
+            return own[0].float()
+        key = (own.data_ptr(), 0 if own.is_inference() else own._version)
         if self._own_table is None or self._own_table[:2] != key:
-            self._own_table = (*key, own.float())
+            self._own_table = (*key, own[0].float())
         return self._own_table[2]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -374,7 +374,7 @@ class QuantizedLinear(nn.Module):
         if self.header.layout == TILES:
             table: Tensor = book.levels if self.header.code == HASH_CODE else book.table
             return table
-        table = cached_table(book) if self.tables is None else self._float_tables()[0]
+        table = cached_table(book) if self.tables is None else self._float_table()
         return table if self.header.layout == PANELS else table[0]
 
 

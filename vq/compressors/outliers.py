@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vq.compressors.rounding_feedback import Book, from_tiles, to_tiles
+from vq.compressors.rounding_feedback import Book, encode_around, from_tiles, takes_weight
 from vq.compressors.sides import index_dtype
 from vq.kernels.sparse import sparse_dense
 
 _GRAM = 1 << 24  # numbers in the systems that are solved at once
+_PASSES = 3  # in which sensitive weights are chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +48,21 @@ def most_sensitive(cost: Tensor, share: float) -> Tensor:
     return chosen.reshape(cost.shape)
 
 
-def sensitivity(weight: Tensor, metric: Tensor, book: Book, rms: Tensor) -> Tensor:
-    """What rounding each weight to nearest costs when all later weights may answer: ``e² / [H⁻¹]_jj / 2`` of SpQR.
+def sensitivity(weight: Tensor, metric: Tensor, book: Book, rms: Tensor, kept: Tensor) -> Tensor:
+    """What rounding each weight to nearest costs when all others may answer: ``e² / [H⁻¹]_jj``, twice that of SpQR.
 
     Args:
         weight: ``(out, in)``.
         metric: damped Hessian ``(in, in)``.
-        book: the weights are rounded to.
+        book: that the weights are rounded to.
         rms: ``(out,)``, scale of each row.
+        kept: bool like weight: is kept already, costs nothing, and does not count where a vector is chosen.
     """
     pad = (0, -weight.shape[1] % book.tile[1], 0, -weight.shape[0] % book.tile[0])
-    units = torch.nn.functional.pad(weight / rms[:, None], pad)
-    decoded = from_tiles(book.decode(book.encode(to_tiles(units, book.tile))), book.tile)
-    error = weight - decoded[: weight.shape[0], : weight.shape[1]] * rms[:, None]
+    units, aside = (torch.nn.functional.pad(x, pad) for x in (weight / rms[:, None], kept))
+    codes = encode_around(book, units, aside, takes_weight(book))
+    decoded = from_tiles(book.decode(codes), book.tile)[: weight.shape[0], : weight.shape[1]]
+    error = (weight - decoded * rms[:, None]).masked_fill(kept, 0)
     return error.square() * freedom(metric)
 
 
@@ -98,9 +101,12 @@ def choose_outliers(
     if rotated:
         return most_sensitive(sensitivity_rotated(weight, metric), share)
     kept = torch.zeros(weight.shape, dtype=torch.bool)
-    for _ in range(2):  # the scale of a row depends on what is kept
-        cost = sensitivity(weight, metric, book, rms_without(weight, kept))
-        kept = most_sensitive(cost, share)
+    for part in range(
+        1, _PASSES + 1
+    ):  # what is kept changes the scale of its row and the vector around it
+        cost = sensitivity(weight, metric, book, rms_without(weight, kept), kept)
+        cost = cost.masked_fill(kept, float("inf"))
+        kept = most_sensitive(cost, share * part / _PASSES)
     return kept
 
 

@@ -114,7 +114,7 @@ def feedback_rounding(
             wanted = target[:, j - start : j - start + block]
             wanted = wanted + error[:, later] @ feedback[later, here]
             own = None if kept is None else kept[:, here]
-            code = _encode(book, wanted, own, weighted)
+            code = encode_around(book, wanted, own, weighted)
             values[:, here] = from_tiles(book.decode(code), (rows, block))
             reached = values[:, here] if own is None else torch.where(own, wanted, values[:, here])
             error[:, here] = x[:, here] - reached
@@ -134,17 +134,23 @@ def takes_weight(book: Book) -> bool:
     return True
 
 
-def _encode(book: Book, wanted: Tensor, kept: Tensor | None, weighted: bool) -> Tensor:
-    """Codes of a block column; coordinates that are kept do not count, where the search can leave them out."""
+def encode_around(book: Book, wanted: Tensor, kept: Tensor | None, weighted: bool) -> Tensor:
+    """Codes of a matrix in whole tiles; kept coordinates do not count, where the search can leave them out.
+
+    Args:
+        book: to round to.
+        wanted: ``(rows, columns)``.
+        kept: bool like wanted, or None.
+        weighted: whether the search takes weights, see ``takes_weight``.
+    """
     tiles = to_tiles(wanted, book.tile)
     if kept is None or tiles.shape[-1] == 1 or not bool(kept.any()):
         return book.encode(tiles)
     out = to_tiles(kept, book.tile)
     tiles = torch.where(out, torch.zeros_like(tiles), tiles)  # an outlier is far from every entry
-    if not weighted:
-        return book.encode(tiles)
     codes = book.encode(tiles)
-    some = out.any(-1).all(1)  # one block column
-    return torch.where(
-        some.reshape(-1, *[1] * (codes.ndim - 1)), book.encode(tiles, (~out).float()), codes
-    )
+    if not weighted:
+        return codes
+    some = out.any(-1)
+    some = some.reshape(*some.shape, *[1] * (codes.ndim - 2))
+    return torch.where(some, book.encode(tiles, (~out).float()), codes)
