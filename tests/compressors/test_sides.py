@@ -1,5 +1,6 @@
 """Outliers, low-rank parts and own tables of packed layers: alone, and through a whole model."""
 
+import argparse
 import copy
 import shutil
 
@@ -238,6 +239,26 @@ def test_bits_count_the_bytes_on_disk(everything, llama, text, tmp_path):
     assert (layer["outliers"], layer["low_rank"], layer["tables"]) == (15, 2, 1)
 
 
+@pytest.mark.hf
+@pytest.mark.parametrize("name", ["all", "tables"])
+def test_analysis_reads_the_same_matrices(name, everything, llama, text, tmp_path):
+    from vq.analysis.open import open_subject
+
+    output = everything.output
+    if name != "all":
+        output = compress(llama, tmp_path / "o", options=options_of(name), calibration=text).output
+    layers = {layer.name: layer for layer in open_subject(output).layers}
+    model, count = vq.load(output), 0
+    for key, layer in model.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            torch.testing.assert_close(
+                layers[key].dense(), layer.dequantize(), rtol=1e-5, atol=1e-5
+            )
+            assert sum(layers[key].bits.values()) == 8 * layer.stored_bytes
+            count += 1
+    assert count == len(layers) == 21
+
+
 class Stop(Exception):
     pass
 
@@ -304,6 +325,27 @@ def test_a_module_and_its_file(tmp_path):
     assert report.layers["0"]["bits_per_weight"] == pytest.approx(
         model[0].bits_per_weight, abs=1e-5
     )
+
+
+def test_settings_of_the_command_line():
+    from vq.cli.compress import add_arguments, read_options
+
+    def read(*words):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return read_options(parser.parse_args(["m", "-o", "o", *words]))
+
+    options = read(
+        "--set", "polish=2", "outliers.share=0.01", "outliers.by=magnitude", "rotation=none"
+    )
+    assert options.outliers == {"share": 0.01, "by": "magnitude"}
+    assert (options.polish, options.rotation) == (2, "none")
+    with pytest.raises(VqError, match="--set polish: expected KEY=VALUE"):
+        read("--set", "polish")
+    with pytest.raises(VqError, match="seed is set by another option too"):
+        read("--seed", "1", "--set", "seed=2")
+    with pytest.raises(VqError, match="unknown key 'polisch'; .*polish"):
+        read("--set", "polisch=2")
 
 
 @pytest.mark.parametrize(
