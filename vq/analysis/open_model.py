@@ -184,7 +184,7 @@ def _dense(files: _Files, name: str, units: Callable[[], Tensor]) -> Tensor:
         signs = signs_of(files.get(f"{name}.signs_out"), matrix.shape[0])
         matrix = (rotate(matrix.T.contiguous()) * signs).T.contiguous()
     parts = {p: files.get(f"{name}.{p}") for p in SIDES if f"{name}.{p}" in files.shapes}
-    more = beside(parts, *matrix.shape, name)
+    more = beside(parts, len(matrix), matrix.shape[1], name)
     return matrix if more is None else matrix + more
 
 

@@ -48,12 +48,12 @@ def most_sensitive(cost: Tensor, share: float) -> Tensor:
     return chosen.reshape(cost.shape)
 
 
-def sensitivity(weight: Tensor, metric: Tensor, book: Book, rms: Tensor, kept: Tensor) -> Tensor:
+def sensitivity(weight: Tensor, free: Tensor, book: Book, rms: Tensor, kept: Tensor) -> Tensor:
     """What rounding each weight to nearest costs when all others may answer: ``e² / [H⁻¹]_jj``, twice that of SpQR.
 
     Args:
         weight: ``(out, in)``.
-        metric: damped Hessian ``(in, in)``.
+        free: ``(in,)``, see ``freedom``.
         book: that the weights are rounded to.
         rms: ``(out,)``, scale of each row.
         kept: bool like weight: is kept already, costs nothing, and does not count where a vector is chosen.
@@ -63,34 +63,46 @@ def sensitivity(weight: Tensor, metric: Tensor, book: Book, rms: Tensor, kept: T
     codes = encode_around(book, units, aside, takes_weight(book))
     decoded = from_tiles(book.decode(codes), book.tile)[: weight.shape[0], : weight.shape[1]]
     error = (weight - decoded * rms[:, None]).masked_fill(kept, 0)
-    return error.square() * freedom(metric)
+    return error.square() * free
 
 
-def sensitivity_rotated(weight: Tensor, metric: Tensor) -> Tensor:
+def sensitivity_rotated(weight: Tensor, free: Tensor, spread: float) -> Tensor:
     """The same where rounding errors are spread over a row by a rotation, up to a factor.
 
-    Keeping a weight takes its energy out of the row that is rounded (times the mean conditional variance that is left
-    to each column), and sets right the error that falls on its place.
+    Keeping a weight takes its energy out of the row that is rounded, and sets right the error that falls on its place.
+
+    Args:
+        weight: ``(out, in)``.
+        free: ``(in,)``, see ``freedom``.
+        spread: mean conditional variance that is left to a column.
     """
-    spread = torch.linalg.cholesky(metric).diagonal().square().mean()
     rms = weight.square().mean(1, keepdim=True)
-    return weight.square() * spread + rms * freedom(metric)
+    return weight.square() * spread + rms * free
 
 
-def freedom(metric: Tensor) -> Tensor:
-    """``1 / [H⁻¹]_jj`` for each column: what an error costs there when all other columns may answer."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(metric))
-    return 1 / inverse.diagonal().clamp_min(1e-30)
+def freedom(metric: Tensor) -> tuple[Tensor, float]:
+    """``1 / [H⁻¹]_jj`` of each column, what an error costs there if all others may answer; the mean cost in LDLQ.
+
+    In LDLQ only the columns that are rounded later answer: the squared diagonal of the Cholesky factor.
+    """
+    factor = torch.linalg.cholesky(metric)
+    inverse = torch.cholesky_inverse(factor).diagonal()
+    return 1 / inverse.clamp_min(1e-30), float(factor.diagonal().square().mean())
 
 
 def choose_outliers(
-    weight: Tensor, metric: Tensor, book: Book, share: float, by: str, rotated: bool
+    weight: Tensor,
+    freed: tuple[Tensor, float],
+    book: Book,
+    share: float,
+    by: str,
+    rotated: bool,
 ) -> Tensor:
     """Positions of the weights that are kept, bool ``(out, in)``; their number depends on the shape alone.
 
     Args:
         weight: ``(out, in)``.
-        metric: damped Hessian.
+        freed: of ``freedom``.
         book: that all others are rounded to.
         share: of the weights.
         by: ``sensitivity`` or ``magnitude``.
@@ -99,12 +111,12 @@ def choose_outliers(
     if by == "magnitude":
         return most_sensitive(weight.abs(), share)
     if rotated:
-        return most_sensitive(sensitivity_rotated(weight, metric), share)
+        return most_sensitive(sensitivity_rotated(weight, *freed), share)
     kept = torch.zeros(weight.shape, dtype=torch.bool)
     for part in range(
         1, _PASSES + 1
     ):  # what is kept changes the scale of its row and the vector around it
-        cost = sensitivity(weight, metric, book, rms_without(weight, kept), kept)
+        cost = sensitivity(weight, freed[0], book, rms_without(weight, kept), kept)
         cost = cost.masked_fill(kept, float("inf"))
         kept = most_sensitive(cost, share * part / _PASSES)
     return kept

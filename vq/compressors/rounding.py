@@ -13,7 +13,8 @@ from vq.compressors.low_rank import LowRank
 from vq.compressors.outliers import Outliers
 from vq.compressors.rotation import hadamard, random_signs
 from vq.compressors.rounding_feedback import block_ldl, from_tiles
-from vq.compressors.rounding_group import Frame, Group, Matrix, signs_of
+from vq.compressors.rounding_group import Group
+from vq.compressors.rounding_matrix import Frame, Matrix, signs_of
 from vq.compressors.rounding_options import METHODS, ROTATIONS, RoundingOptions
 from vq.compressors.rounding_tables import OwnTables
 from vq.compressors.tables import has_free_tables
