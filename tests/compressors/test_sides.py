@@ -2,7 +2,12 @@
 
 import argparse
 import copy
+import os
 import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -278,6 +283,33 @@ def test_an_interrupted_run_ends_with_the_same_bytes(everything, llama, text, tm
     assert resumed.resumed == 2 and contents(resumed.output) == contents(everything.output)
 
 
+TWO = """
+import sys, torch
+torch.set_num_threads(1)
+from test_sides import options_of
+from vq.compressors.pipeline import compress
+compress(sys.argv[1], sys.argv[2], options=options_of("all"), calibration=sys.argv[3], timeout=120)
+"""
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(everything, llama, text, tmp_path, contents):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    jobs = []
+    for rank in range(2):
+        more = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": paths, **{k: str(v) for k, v in more.items()}}
+        command = [sys.executable, "-c", TWO, str(llama), str(tmp_path / "o"), str(text)]
+        jobs.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    for job in jobs:
+        assert job.wait(timeout=600) == 0, job.communicate()[1]
+    assert contents(tmp_path / "o") == contents(everything.output)
+
+
 @pytest.mark.hf
 def test_saving_and_loading_again_changes_no_bit(everything, tmp_path):
     from transformers import AutoModelForCausalLM
@@ -317,12 +349,29 @@ def test_a_missing_part_is_named(everything, tmp_path, part):
 
 
 @pytest.mark.hf
-def test_tuned_gains_reach_all_parts(llama, text, tmp_path):
-    tuning = {"block_epochs": 2, "compensate": True}
-    changes = {"rotation": "input", "windows": 16, "tuning": tuning}
+def test_tuned_gains_reach_all_parts(llama, text, tmp_path, monkeypatch):
+    from vq.compressors import tune_stage
+
+    wanted, usual = {}, tune_stage._write
+
+    def spy(tuner, *rest):
+        for name, gain in tuner.gains.items():
+            dense = tuner.rounded[name].weight.detach().float()
+            wanted[name] = (dense, dense * gain.detach()[:, None])
+        usual(tuner, *rest)
+
+    monkeypatch.setattr(tune_stage, "_write", spy)
+    whole = {"tokens": 24 * 64, "context": 16, "batch": 4, "gain_rate": 0.02, "rate": 0.01}
+    tuning = {"block_epochs": 1, "compensate": True, "checks": 4, **whole}
+    parts_of = {"outliers": {"share": 0.05}, "low_rank": {"rank": 6, "rounds": 1}}
+    changes = {"rotation": "input", "windows": 16, "tuning": tuning, **parts_of}
     output = compress(llama, tmp_path / "o", options=options_of("all", **changes), calibration=text)
-    assert len(output.report["layers"]) == 21
-    assert torch.isfinite(logits(vq.load(output.output, dtype=torch.float32))).all()
+    model = vq.load(output.output)
+    assert len(wanted) == 21
+    for name, (before, after) in wanted.items():
+        dense = model.get_submodule(name).dequantize()
+        error, moved = (float((dense - x).norm() / x.norm()) for x in (after, before))
+        assert error < 0.004 and moved > 5 * error, name
 
 
 def test_a_module_and_its_file(tmp_path):
