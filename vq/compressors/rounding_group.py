@@ -116,11 +116,14 @@ class Group:
                 [self._pad(m.target() / m.scales.float()[:, None]) for m in self.matrices]
             )
             weight = torch.cat([self._stretch(m.scales.float().square()) for m in self.matrices])
-            if isinstance(self.book, OwnTables) and tables is not None and number < tables.rounds:
+            fit = isinstance(self.book, OwnTables) and number < getattr(tables, "rounds", 0)
+            if isinstance(self.book, OwnTables) and fit:
                 self.book = improve_tables(x, codes, metric, self.book, weight)
                 values = from_tiles(self.book.decode(codes), self.tile)
-            codes, values, _ = polish(x, codes, values, metric, self.book, weight)
+            codes, values, changed = polish(x, codes, values, metric, self.book, weight)
             self._hand_out(codes, values)
+            if not changed and not fit:
+                break
 
     def _hand_out(self, codes: Tensor, values: Tensor) -> None:
         """Give each matrix its part of the tall one, and settle its scales."""
