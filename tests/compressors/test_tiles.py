@@ -7,6 +7,7 @@ import torch
 
 from vq.codebooks import build
 from vq.compressors.linear import QuantizedLinear, header_for
+from vq.compressors.linear_decode import decode_layer
 from vq.compressors.rounding import RoundingOptions, restore, round_matrices
 from vq.kernels.formats import BLOCKS, HEADER_BYTES, PANELS, ROWS, PackedHeader, read_packed
 from vq.kernels.linear import packed_linear
@@ -53,9 +54,9 @@ def test_rounding_packing_and_running(spec, rate, out, width):
 
 def test_rows_are_found_wherever_a_panel_begins():
     _, _, layer = packed(SPLIT, 200, 20)
-    whole = layer._decode(0, 200)
+    whole = decode_layer(layer, 0, 200)
     for first, rows in ((0, 64), (64, 64), (3, 10), (60, 70), (199, 1)):
-        assert torch.equal(layer._decode(first, rows), whole[first : first + rows])
+        assert torch.equal(decode_layer(layer, first, rows), whole[first : first + rows])
 
 
 @pytest.mark.parametrize("spec", [SPLIT, STACK])

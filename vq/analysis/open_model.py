@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vq.analysis.open import OWN, opener
 from vq.analysis.packed import decode_packed, rotate, signs_of
+from vq.analysis.packed_sides import SIDES, beside, decode_own
 from vq.analysis.subject import Layer, Subject
 from vq.codebooks import Codebook, build
 from vq.errors import VqError
@@ -154,7 +155,10 @@ def _layer(files: _Files, name: str, book: Codebook, report: dict[str, Any]) -> 
             bits[part] = files.bits(full)
 
     def units() -> Tensor:
-        return decode_packed(files.get(f"{name}.weight"), book, name)
+        weight = files.get(f"{name}.weight")
+        if f"{name}.tables" in files.shapes:
+            return decode_own(weight, files.get(f"{name}.tables"), name)
+        return decode_packed(weight, book, name)
 
     turn = functools.partial(_turn, files, name)
     has_rotation = f"{name}.signs_in" in files.shapes or f"{name}.signs_out" in files.shapes
@@ -171,7 +175,7 @@ def _layer(files: _Files, name: str, book: Codebook, report: dict[str, Any]) -> 
 
 
 def _dense(files: _Files, name: str, units: Callable[[], Tensor]) -> Tensor:
-    """The matrix as it is used: scales, then the rotation taken back."""
+    """The matrix as it is used: scales, then the rotation taken back, and what stands beside the codes."""
     matrix = units() * files.get(f"{name}.scales").float()[:, None]
     if f"{name}.signs_in" in files.shapes:
         signs = signs_of(files.get(f"{name}.signs_in"), matrix.shape[1])
@@ -179,7 +183,9 @@ def _dense(files: _Files, name: str, units: Callable[[], Tensor]) -> Tensor:
     if f"{name}.signs_out" in files.shapes:
         signs = signs_of(files.get(f"{name}.signs_out"), matrix.shape[0])
         matrix = (rotate(matrix.T.contiguous()) * signs).T.contiguous()
-    return matrix
+    parts = {p: files.get(f"{name}.{p}") for p in SIDES if f"{name}.{p}" in files.shapes}
+    more = beside(parts, len(matrix), matrix.shape[1], name)
+    return matrix if more is None else matrix + more
 
 
 def _turn(files: _Files, name: str, matrix: Tensor) -> Tensor:

@@ -88,16 +88,24 @@ def decode_packed(weight: Tensor, book: Codebook, name: str = "layer") -> Tensor
         raise VqError(f"{name}: does not decode with {book.spec} ({error})") from error
 
 
-def _vectors(payload: Tensor, header: Header, book: Codebook) -> Tensor:
-    height = header.tile_rows
-    width = header.dim // height
-    bands, across = -(-header.out_features // height), -(-header.in_features // width)
+def packed_codes(payload: Tensor, header: Header) -> Tensor:
+    """Codes of vectors, int64 ``(bands, vectors of a band, codes of a vector)``; not of trellis tiles."""
+    bands = -(-header.out_features // header.tile_rows)
+    across = -(-header.in_features // (header.dim // header.tile_rows))
     count = across * header.codes_per_vector
     if header.layout == _PANELS:
         codes = panel_codes(payload, bands, count, header.code_bits)
     else:
         codes = unpack_rows(payload, header.code_bits, bands * count)
+    return codes.reshape(bands, across, header.codes_per_vector).long()
+
+
+def _vectors(payload: Tensor, header: Header, book: Codebook) -> Tensor:
+    height = header.tile_rows
+    codes = packed_codes(payload, header)
+    bands, across = codes.shape[:2]
     values = book.decode(codes.reshape(bands, across, *book.codes_shape)).float()
+    width = header.dim // height
     rows = values.reshape(bands, across, height, width).transpose(1, 2).reshape(bands * height, -1)
     return rows[: header.out_features, : header.in_features]
 

@@ -6,6 +6,7 @@ the same command again, the result has the same bytes. Several processes share t
 and the bytes stay the same.
 
   vq compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/
+  vq compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/ --set polish=2 outliers.share=0.005 rotation=none
   torchrun --nproc-per-node 4 -m vq.cli compress ./SmolLM2 -o ./SmolLM2-2bit --calibration texts/
 """
 
@@ -60,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how calibration tokens count: all alike (default), or by the attention they receive",
     )
     parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other key of a recipe, for instance polish=2 outliers.share=0.005 outliers.by=magnitude "
+        "low_rank.rank=16 tables.rows=0",
+    )
+    parser.add_argument(
         "--timeout",
         type=float,
         default=1800,
@@ -107,7 +116,39 @@ def read_options(args: argparse.Namespace) -> Any:
         if not 1 <= args.bits <= 4 or args.bits * 2 % 1:
             raise VqError(f"--bits: expected 1 to 4 in steps of 0.5, got {args.bits:g}")
         changes["codebook"] = f"trellis(bits={args.bits:g}, memory=12, code=hash)"
-    return read_recipe(args.recipe, **changes)
+    return read_recipe(args.recipe, **changes, **_settings(args.set, changes))
+
+
+def _settings(pairs: list[str], taken: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``--set``: values are YAML, a dot leads into a mapping.
+
+    Raises:
+        VqError: for a pair without ``=``, or a key that another option sets.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        path, mark, text = pair.partition("=")
+        key, _, inner = path.partition(".")
+        if not mark or not key:
+            raise VqError(
+                f"--set {pair}: expected KEY=VALUE, such as polish=2 or outliers.share=0.005"
+            )
+        if key in taken:
+            raise VqError(f"--set {pair}: {key} is set by another option too; give one of them")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise VqError(f"--set {pair}: the value is not YAML ({error})") from error
+        if inner:
+            mapping = found.setdefault(key, {})
+            if not isinstance(mapping, dict):
+                raise VqError(f"--set {pair}: {key} was given as a whole before")
+            mapping[inner] = value
+        else:
+            found[key] = value
+    return found
 
 
 class _Bar:

@@ -85,6 +85,7 @@ def _formats() -> dict[str, str]:
     """What multiplies by a packed layer of each format for one token, and why."""
     from vq.codebooks import build
     from vq.compressors.linear import QuantizedLinear
+    from vq.compressors.sides import Sides, describe_sides
     from vq.kernels.formats import assemble
 
     found = {}
@@ -93,6 +94,9 @@ def _formats() -> dict[str, str]:
         empty = torch.zeros(layer.header.payload_bytes, dtype=torch.uint8)
         layer.weight = assemble(layer.header, empty)
         found[spec] = f"layout {layer.header.layout}: {layer.explain()}"
+    found["beside any of these"] = describe_sides(
+        QuantizedLinear(64, 64, build(FORMATS[0]), sides=Sides(outliers=20, rank=4))
+    ).removeprefix("; ")
     return found
 
 

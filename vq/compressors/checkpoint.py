@@ -10,9 +10,9 @@ from typing import Any
 import vq
 from vq.compressors.experts import fused_of
 from vq.compressors.options import CompressOptions
-from vq.compressors.quantize import SHARED, Shelf
 from vq.compressors.report import experts_of, left_alone
 from vq.compressors.samples import Samples
+from vq.compressors.shelf import SHARED, Shelf
 from vq.compressors.skeleton import Skeleton
 from vq.compressors.source import INDEX, SINGLE, ModelSource
 from vq.compressors.tensorfile import Pending, pending, read_header, write_json, write_tensors
@@ -168,6 +168,7 @@ def quantization_config(
         "modules_to_not_convert": sorted(n for n in names if ids[n] is None),
         "rotation": options.rotation,
         "rounding": options.rounding,
+        **options.sides(),
     }
 
 

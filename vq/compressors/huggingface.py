@@ -20,7 +20,8 @@ from vq.compressors.experts import unfuse
 from vq.compressors.linear import QuantizedLinear
 from vq.compressors.naming import renamed_keys
 from vq.compressors.older import adopt_stored
-from vq.compressors.quantize import PARTS, SHARED
+from vq.compressors.shelf import SHARED
+from vq.compressors.sides import PARTS, Sides
 from vq.compressors.surgery import put_packed
 from vq.compressors.tensorfile import read_header
 from vq.errors import VqError
@@ -40,6 +41,9 @@ class VqConfig(QuantizationConfigMixin):
         rotation: ``none``, ``input`` or ``both``.
         unfused_experts: modules whose experts stand one by one.
         embeddings: packed embeddings: their module, codebook, rotation and tied head.
+        outliers: ``share`` of the weights of each layer that stand in a sparse part; and how they were chosen.
+        low_rank: ``rank`` of the low-rank part of each layer.
+        tables: ``rows`` that share a table of the layer's own; 0 for all of them.
         rounding: how codes were found, for the record.
         format_version: of the folder.
         library_version: that wrote it, for the record.
@@ -58,6 +62,9 @@ class VqConfig(QuantizationConfigMixin):
         rotation: str = "input",
         unfused_experts: list[str] | None = None,
         embeddings: dict[str, Any] | None = None,
+        outliers: dict[str, Any] | None = None,
+        low_rank: dict[str, Any] | None = None,
+        tables: dict[str, Any] | None = None,
         rounding: str = "",
         format_version: int = FORMAT_VERSION,
         library_version: str = "",
@@ -78,6 +85,8 @@ class VqConfig(QuantizationConfigMixin):
         self.modules_to_not_convert = list(modules_to_not_convert or [])
         self.unfused_experts = list(unfused_experts or [])
         self.embeddings = dict(embeddings or {})
+        self.outliers, self.low_rank = dict(outliers or {}), dict(low_rank or {})
+        self.tables = tables  # {} would be tables for all rows
         self.rotation, self.rounding = rotation, rounding
         self.format_version, self.library_version = format_version, library_version
         used = {default_codebook, *self.layers.values()}
@@ -146,9 +155,15 @@ def install(model: nn.Module, config: VqConfig) -> None:
         found = [config.layers[n] for n in listed(name) if n in config.layers]
         return books[found[0] if found else config.default_codebook]
 
+    beside = {"outliers": config.outliers, "low_rank": config.low_rank, "tables": config.tables}
+
+    def sides_of(name: str, rows: int, columns: int) -> Sides:
+        apart = {config.layers.get(n) for n in listed(name)} & {"embeddings"}
+        return Sides() if apart else Sides.of(beside, rows, columns)
+
     fused = set(config.unfused_experts)
     unfuse(model, [name for name, _ in model.named_modules() if listed(name) & fused])
-    put_packed(model, book_of, _ROTATIONS[config.rotation])
+    put_packed(model, book_of, _ROTATIONS[config.rotation], sides_of)
     put_embedding(model, config.embeddings, books, prefix)
     model.add_module(SHARED, nn.ModuleDict(books))
 

@@ -15,8 +15,10 @@ from vq.codebooks import build
 from vq.compressors.calibrate import WholeModel
 from vq.compressors.experts import UnfusedExperts, fused_of, unfuse
 from vq.compressors.options import CompressOptions
-from vq.compressors.quantize import SHARED, BlockQuantizer, Shelf, from_parts
+from vq.compressors.packing import from_parts
+from vq.compressors.quantize import SHARED, BlockQuantizer, Shelf
 from vq.compressors.report import module_warnings
+from vq.compressors.sides import Sides
 from vq.compressors.stacks import find_stacks
 from vq.compressors.surgery import is_linear, put_packed, reads_weight, straighten
 from vq.compressors.tensorfile import pending, read_header, write_tensors
@@ -230,6 +232,11 @@ def save_module(module: nn.Module, path: str | Path) -> None:
         "rotated": {
             n: [m.signs_in is not None, m.signs_out is not None] for n, m in packed.items()
         },
+        "sides": {
+            n: [m.sides.outliers, m.sides.rank, m.sides.groups]
+            for n, m in packed.items()
+            if m.sides.any
+        },
         "unfused_experts": fused,
         "home": home,
         "aliases": aliases,
@@ -288,6 +295,7 @@ def load_module(module: M, path: str | Path) -> M:
             module,
             lambda n, of=names: books[config["layers"][n]] if n in of else None,  # type: ignore[misc]
             (rotated[0], rotated[1]),
+            lambda n, _rows, _columns: Sides(*config.get("sides", {}).get(n, ())),
         )
     module.get_submodule(config["home"]).add_module(SHARED, nn.ModuleDict(books))
     state = {name: entry.read() for name, entry in entries.items()}

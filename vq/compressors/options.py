@@ -11,7 +11,13 @@ import torch
 
 from vq.codebooks import Spec
 from vq.codebooks.spec import nearest_names
-from vq.compressors.rounding import RoundingOptions
+from vq.compressors.rounding_options import (
+    LowRankOptions,
+    OutlierOptions,
+    RoundingOptions,
+    TableOptions,
+    part_options,
+)
 from vq.compressors.tune_options import TuneOptions
 from vq.errors import VqError
 
@@ -35,6 +41,10 @@ class CompressOptions:
         rotation: ``input``, ``both`` or ``none``.
         damping: see RoundingOptions.
         scale: see RoundingOptions.
+        polish: sweeps of coordinate descent behind the rounding, which accept only improvements; 0 for none.
+        outliers: weights kept beside the codes, ``{share: 0.005, by: sensitivity}``; empty for none.
+        low_rank: a low-rank part beside the codes, ``{rank: 16, rounds: 2}``; empty for none.
+        tables: tables learned for each matrix, ``{rows: 0, rounds: 2}``; empty for those of the codebook.
         windows: calibration windows; 0 for none (then Hessians are the identity).
         context: tokens of a window.
         sequential: within a block, calibrate each layer on the already quantized ones before it (one more
@@ -57,6 +67,10 @@ class CompressOptions:
     rotation: str = "input"
     damping: float = 0.01
     scale: float = 1.0
+    polish: int = 0
+    outliers: Mapping[str, Any] = field(default_factory=dict)
+    low_rank: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 32
     context: int = 1024
     sequential: bool = False
@@ -96,6 +110,7 @@ class CompressOptions:
                 f"got {self.sequential!r} and {self.seed!r}"
             )
         self._check_text(TuneOptions.from_dict(self.tuning).used)
+        self._check_parts()
 
     def _check_text(self, tuned: bool) -> None:
         """Raise VqError for what needs calibration where there is none."""
@@ -109,6 +124,37 @@ class CompressOptions:
             raise VqError(
                 "rounding ldlq needs calibration: windows must be at least 1, or use nearest"
             )
+
+    def _check_parts(self) -> None:
+        """Raise VqError for parts beside the codes that do not go together with something else."""
+        if self.polish and not self.windows:
+            raise VqError("polish needs calibration: windows must be at least 1, or polish 0")
+        if self.budget and self.sides():
+            raise VqError(
+                f"budget: a plan does not count {', '.join(self.sides())}; choose a codebook instead of a budget, or "
+                "leave them out"
+            )
+        specs = [
+            Spec.parse(spec) for spec in (self.codebook, *self.layers.values()) if spec != KEEP
+        ]
+        for spec in specs:
+            if self.tables and spec.name not in ("kmeans", "additive"):
+                raise VqError(
+                    f"tables: {spec} has no table that could be learned for each matrix; use kmeans(dim=1, entries=4) "
+                    "for scalars of 2 bits, kmeans(dim=..., entries=...) or additive(...)"
+                )
+
+    def sides(self) -> dict[str, Any]:
+        """What stands beside the codes of each layer, as a checkpoint describes it."""
+        found: dict[str, Any] = {}
+        rounding = self.rounding_options()
+        if rounding.outliers is not None:
+            found["outliers"] = {"share": rounding.outliers.share, "by": rounding.outliers.by}
+        if rounding.low_rank is not None:
+            found["low_rank"] = {"rank": rounding.low_rank.rank}
+        if rounding.tables is not None:
+            found["tables"] = {"rows": rounding.tables.rows}
+        return found
 
     def _check_calibration(self) -> None:
         """Raise for a way of calibrating that there is not."""
@@ -126,7 +172,14 @@ class CompressOptions:
     def rounding_options(self) -> RoundingOptions:
         """The part that concerns one matrix."""
         return RoundingOptions(
-            method=self.rounding, rotation=self.rotation, damping=self.damping, scale=self.scale
+            method=self.rounding,
+            rotation=self.rotation,
+            damping=self.damping,
+            scale=self.scale,
+            polish=self.polish,
+            outliers=part_options(OutlierOptions, "outliers", self.outliers),
+            low_rank=part_options(LowRankOptions, "low_rank", self.low_rank),
+            tables=part_options(TableOptions, "tables", self.tables),
         )
 
     @property
@@ -149,7 +202,8 @@ class CompressOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "layers": dict(self.layers), "tuning": dict(self.tuning)}
+        mappings = ("layers", "tuning", "outliers", "low_rank", "tables")
+        return {**asdict(self), **{key: dict(getattr(self, key)) for key in mappings}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "options") -> CompressOptions:

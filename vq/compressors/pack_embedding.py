@@ -15,8 +15,10 @@ from vq.codebooks import Codebook
 from vq.compressors.checkpoint import _write_shards
 from vq.compressors.linear import header_for
 from vq.compressors.options import CompressOptions
-from vq.compressors.quantize import SHARED, derived_seed, fitted, pack, parts
-from vq.compressors.rounding import RoundedMatrix, round_matrices
+from vq.compressors.packing import pack, parts
+from vq.compressors.quantize import derived_seed
+from vq.compressors.rounding import RoundedMatrix, RoundingOptions, round_matrices
+from vq.compressors.shelf import SHARED, fitted
 from vq.compressors.source import INDEX, weight_files
 from vq.compressors.tensorfile import Pending, pending, read_header, write_json
 from vq.errors import VqError
@@ -137,7 +139,7 @@ def _packed(
 ) -> tuple[dict[str, Pending], dict[str, Any]]:
     """Tensors and figures of one packed matrix."""
     weight = dense.load().float()
-    settings = replace(options.rounding_options(), method="nearest", rotation=rotation)
+    settings = RoundingOptions("nearest", rotation, options.damping, options.scale)
     # rows that are rotated among each other stay together
     rows = len(weight) if rotation == "both" else max(64, _CHUNK // weight.shape[1])
     pieces: list[RoundedMatrix] = []

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from vq.codebooks import Codebook, build
 from vq.compressors.calibrate import Activations, Hessian, WholeModel
 from vq.compressors.hessian import (
     attention_weights,
@@ -20,15 +18,15 @@ from vq.compressors.hessian import (
     sum_hessians,
 )
 from vq.compressors.linear import QuantizedLinear
-from vq.compressors.options import KEEP, CompressOptions
+from vq.compressors.options import CompressOptions
+from vq.compressors.packing import from_parts, install_dense, pack, parts
 from vq.compressors.ranks import Ranks, spread
 from vq.compressors.rounding import RoundedMatrix, round_matrices
+from vq.compressors.shelf import SHARED, Shelf
 from vq.compressors.stacks import Blocks
 from vq.errors import VqError
 
-SHARED = "vq_codebooks"  # name of the root module that holds the codebooks
-PARTS = ("weight", "scales", "signs_in", "signs_out")
-_FIT_VECTORS = 32  # vectors of N(0, I) for each entry of a codebook that must be learned
+__all__ = ["SHARED", "BlockQuantizer", "BlockResult", "Shelf", "derived_seed", "note_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,49 +40,6 @@ class BlockResult:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-class Shelf:
-    """The codebooks of a model, each built once.
-
-    Args:
-        options: names the codebooks.
-        seed: of the vectors that a learned codebook is fitted to.
-
-    Attributes:
-        books: codebooks by short id, in the order of the options.
-    """
-
-    def __init__(self, options: CompressOptions, seed: int = 0) -> None:
-        self.options = options
-        self.ids: dict[str, str] = {}
-        self.books: dict[str, Codebook] = {}
-        for spec in [options.codebook, *options.layers.values()]:
-            if spec != KEEP and spec not in self.ids:
-                self.ids[spec] = f"c{len(self.ids)}"
-                self.books[self.ids[spec]] = fitted(spec, seed)
-
-    def id_of(self, layer: str) -> str | None:
-        """Id of a layer's codebook; None if the layer stays as it is."""
-        spec = self.options.codebook_of(layer)
-        return None if spec == KEEP else self.ids[spec]
-
-
-def fitted(spec: str, seed: int) -> Codebook:
-    """A codebook that can encode: one that must be learned is fitted to N(0, I), as rotated weights are.
-
-    Raises:
-        VqError: for a spec that names no codebook.
-    """
-    try:
-        book = build(spec)
-    except ValueError as error:
-        raise VqError(f"codebook: {error}") from error
-    if not book.fitted:
-        generator = torch.Generator().manual_seed(seed)
-        count = _FIT_VECTORS * (book.entries or 1024)
-        book.fit(torch.randn(count, book.dim, generator=generator), generator=generator)
-    return book
 
 
 class BlockQuantizer:
@@ -267,6 +222,7 @@ class BlockQuantizer:
             "bits_per_weight": round(layer.bits_per_weight, 6),
             "proxy_error": matrix.proxy_error,
             "damping": matrix.damping,
+            **_sides_report(layer),
         }
         if hessian is not None:
             report["tokens"] = hessian.count
@@ -275,6 +231,13 @@ class BlockQuantizer:
             if hessian.skipped:
                 report["not_finite_tokens"] = hessian.skipped
         return report
+
+
+def _sides_report(layer: QuantizedLinear) -> dict[str, int]:
+    """Sizes of what stands beside the codes, where there is anything."""
+    sides = layer.sides
+    found = {"outliers": sides.outliers, "low_rank": sides.rank, "tables": sides.groups}
+    return {key: value for key, value in found.items() if value}
 
 
 def note_inputs(reports: dict[str, dict[str, Any]], hessian: Hessian | None) -> None:
@@ -288,48 +251,6 @@ def note_inputs(reports: dict[str, dict[str, Any]], hessian: Hessian | None) -> 
             report["not_finite_channels"] = hessian.broken
         if not hessian.count:
             report["fallback"] = "no Hessian: never used by the calibration data"
-
-
-def pack(matrix: RoundedMatrix, book: Codebook, in_features: int) -> QuantizedLinear:
-    """A rounded matrix as a layer."""
-    codes = matrix.codes
-    if hasattr(book, "step_bits"):  # trellis tiles lie in one row
-        codes = codes.flatten(0, 1)
-    return QuantizedLinear.from_codes(
-        book,
-        codes,
-        matrix.scales,
-        in_features=in_features,
-        signs_in=matrix.signs_in if matrix.rotated else None,
-        signs_out=matrix.signs_out,
-    )
-
-
-def parts(name: str, layer: QuantizedLinear) -> dict[str, Tensor]:
-    """The tensors of a layer that are stored."""
-    found = {part: getattr(layer, part) for part in PARTS}
-    return {f"{name}.{part}": value for part, value in found.items() if value is not None}
-
-
-def from_parts(name: str, tensors: Mapping[str, Tensor], book: Codebook, linear: nn.Linear) -> Any:
-    """A layer from its stored tensors."""
-    layer = QuantizedLinear(
-        linear.in_features,
-        linear.out_features,
-        book,
-        rotate_in=f"{name}.signs_in" in tensors,
-        rotate_out=f"{name}.signs_out" in tensors,
-    )
-    for part in PARTS:
-        if f"{name}.{part}" in tensors:
-            setattr(layer, part, tensors[f"{name}.{part}"])
-    return layer
-
-
-def install_dense(linear: nn.Linear, layer: QuantizedLinear) -> None:
-    """Give a dense layer the weights that a quantized one stands for."""
-    weight = layer.dequantize().to(linear.weight.device, linear.weight.dtype)
-    linear.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def derived_seed(seed: int, name: str) -> int:

@@ -1,47 +1,33 @@
-"""Rounding weight matrices to a codebook with error feedback (LDLQ, equal to GPTQ in blocks)."""
+"""Rounding weight matrices to a codebook: error feedback (LDLQ, equal to GPTQ in blocks) and what may follow it."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vq.codebooks import Codebook
+from vq.compressors.low_rank import LowRank
+from vq.compressors.outliers import Outliers
 from vq.compressors.rotation import hadamard, random_signs
+from vq.compressors.rounding_feedback import block_ldl, from_tiles
+from vq.compressors.rounding_group import Group
+from vq.compressors.rounding_matrix import Frame, Matrix, signs_of
+from vq.compressors.rounding_options import METHODS, ROTATIONS, RoundingOptions
+from vq.compressors.rounding_tables import OwnTables
+from vq.compressors.tables import has_free_tables
 
-METHODS = ("ldlq", "nearest")
-ROTATIONS = ("input", "both", "none")
-_SUPERBLOCK = 128  # columns whose feedback is gathered before one large product
-
-
-@dataclass(frozen=True)
-class RoundingOptions:
-    """How a matrix is rounded.
-
-    Attributes:
-        method: ``ldlq`` (error feedback through the Hessian) or ``nearest``.
-        rotation: ``input``, ``both`` sides, or ``none``.
-        damping: part of the Hessian's mean diagonal that is added to its diagonal.
-        scale: root mean square of a row in units of the codebook before rounding; scales are refitted after it.
-    """
-
-    method: str = "ldlq"
-    rotation: str = "input"
-    damping: float = 0.01
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("method", self.method, METHODS),
-            ("rotation", self.rotation, ROTATIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-        for name, number in (("damping", self.damping), ("scale", self.scale)):
-            if not 0 < number < float("inf"):
-                raise ValueError(f"{name}: expected a positive number, got {number!r}")
+__all__ = [
+    "METHODS",
+    "ROTATIONS",
+    "RoundedMatrix",
+    "RoundingOptions",
+    "block_ldl",
+    "restore",
+    "round_matrices",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +43,9 @@ class RoundedMatrix:
         proxy_error: ``tr(E H Eᵀ) / tr(W H Wᵀ)`` with ``E`` the error.
         damping: the damping that was needed.
         seconds: time spent, shared equally by the matrices of a group.
+        outliers: the sparse part, or None.
+        low_rank: the low-rank part, or None.
+        tables: float16 ``(groups of rows, codes of a vector, entries, dim)`` in place of the codebook's, or None.
     """
 
     codes: Tensor
@@ -67,6 +56,23 @@ class RoundedMatrix:
     proxy_error: float
     damping: float
     seconds: float
+    outliers: Outliers | None = None
+    low_rank: LowRank | None = None
+    tables: Tensor | None = None
+
+    def sides(self) -> dict[str, Tensor]:
+        """What stands beside the codes, as a layer stores it."""
+        found: dict[str, Tensor] = {}
+        if self.outliers is not None:
+            found["outlier_counts"] = self.outliers.counts
+            found["outlier_columns"] = self.outliers.columns
+            found["outlier_values"] = self.outliers.values
+        if self.low_rank is not None:
+            found["low_rank_left"] = self.low_rank.left
+            found["low_rank_right"] = self.low_rank.right
+        if self.tables is not None:
+            found["tables"] = self.tables
+        return found
 
 
 def round_matrices(
@@ -100,51 +106,61 @@ def round_matrices(
     options = options or RoundingOptions()
     started = time.perf_counter()
     width = _check(weights, hessian)
+    _check_parts(codebook, hessian, options)
     generator = torch.Generator().manual_seed(seed)
-    rotate_in = options.rotation != "none"
-    signs_in = random_signs(width, generator) if rotate_in else torch.ones(width)
-    signs_out = {
-        name: random_signs(w.shape[0], generator) if options.rotation == "both" else None
-        for name, w in weights.items()
-    }
-    turned = {name: _turn(w, signs_in, signs_out[name], rotate_in) for name, w in weights.items()}
-    metric = torch.eye(width) if hessian is None else hessian.float()
-    if rotate_in:
-        metric = hadamard(hadamard(metric * signs_in[:, None] * signs_in).t()).t().contiguous()
-    tiles = [_to_units(w, codebook.tile, options.scale) for w in turned.values()]
-    tall = torch.cat([x for x, _ in tiles])
-    codes, values, damping = _round(tall, metric, codebook, options)
+    rotated = options.rotation != "none"
+    signs_in = random_signs(width, generator) if rotated else torch.ones(width)
+    signs_out = {n: signs_of(len(w), generator, options.rotation) for n, w in weights.items()}
+    frame = Frame.make(hessian, width, rotated, signs_in)
+    matrices = {n: Matrix(w.float(), frame, signs_out[n]) for n, w in weights.items()}
+    group = Group(list(matrices.values()), frame, codebook, options, seed)
+    group.keep_outliers()
+    found: dict[str, RoundedMatrix] = {}
+    for _ in range(1 if options.low_rank is None else options.low_rank.rounds):
+        group.round()
+        for name, m in matrices.items():
+            if options.low_rank is not None and group.damped is not None:
+                m.fit_low_rank(options.low_rank.rank, group.damped)
+            error = m.proxy_error()
+            if name not in found or error < found[name].proxy_error:
+                found[name] = _result(m, error, group.damping)
+    seconds = (time.perf_counter() - started) / len(weights)
+    return {name: replace(matrix, seconds=seconds) for name, matrix in found.items()}
 
-    results = {}
-    first = 0
-    for (name, w), (x, scale) in zip(turned.items(), tiles, strict=True):
-        rows = slice(first // codebook.tile[0], (first + len(x)) // codebook.tile[0])
-        q = values[first : first + w.shape[0], :width]
-        first += len(x)
-        scales = _refit(w, q, metric, scale[: w.shape[0]])
-        error = w - q * scales.float()[:, None]
-        results[name] = RoundedMatrix(
-            codes=codes[rows].clone(),
-            scales=scales,
-            signs_in=signs_in,
-            signs_out=signs_out[name],
-            rotated=rotate_in,
-            proxy_error=_energy(error, metric) / max(_energy(w, metric), 1e-30),
-            damping=damping,
-            seconds=(time.perf_counter() - started) / len(weights),
-        )
-    return results
+
+def _result(m: Matrix, error: float, damping: float) -> RoundedMatrix:
+    return RoundedMatrix(
+        codes=m.codes.clone(),
+        scales=m.scales,
+        signs_in=m.frame.signs_in,
+        signs_out=m.signs_out,
+        rotated=m.frame.rotated,
+        proxy_error=error,
+        damping=damping,
+        seconds=0.0,
+        outliers=m.outliers,
+        low_rank=m.low_rank,
+        tables=m.tables,
+    )
 
 
 def restore(matrix: RoundedMatrix, codebook: Codebook, shape: tuple[int, int]) -> Tensor:
     """The dense matrix ``(out, in)`` float32 that a rounded matrix stands for, in the original basis."""
-    rows, columns = codebook.tile
-    values = codebook.decode(matrix.codes)
-    dense = _untile(values, (rows, columns))[: shape[0], : shape[1]]
+    if matrix.tables is None:
+        values = codebook.decode(matrix.codes)
+    else:
+        group = torch.arange(shape[0]) // -(-shape[0] // len(matrix.tables))
+        values = OwnTables(matrix.tables, group).decode(matrix.codes)
+    dense = from_tiles(values, codebook.tile)[: shape[0], : shape[1]]
     dense = dense * matrix.scales.float()[:, None]
     if matrix.signs_out is not None:
         dense = hadamard(dense.t()).t() * matrix.signs_out[:, None]
-    return (hadamard(dense) * matrix.signs_in if matrix.rotated else dense).contiguous()
+    dense = hadamard(dense) * matrix.signs_in if matrix.rotated else dense
+    if matrix.outliers is not None:
+        dense = dense + matrix.outliers.dense(shape[1])
+    if matrix.low_rank is not None:
+        dense = dense + matrix.low_rank.dense()
+    return dense.contiguous()
 
 
 def _check(weights: dict[str, Tensor], hessian: Tensor | None) -> int:
@@ -170,114 +186,10 @@ def _check(weights: dict[str, Tensor], hessian: Tensor | None) -> int:
     return width
 
 
-def _turn(weight: Tensor, signs_in: Tensor, signs_out: Tensor | None, rotate: bool) -> Tensor:
-    """The matrix in the rotated basis."""
-    turned = hadamard(weight.float() * signs_in) if rotate else weight.float()
-    if signs_out is not None:
-        turned = hadamard((turned * signs_out[:, None]).t()).t()
-    return turned
-
-
-def _to_units(weight: Tensor, tile: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
-    """Rows divided to the wanted root mean square and padded to whole tiles; the divisors."""
-    rms = weight.square().mean(1).sqrt() / scale
-    rms = torch.where(rms > 0, rms, torch.ones_like(rms))
-    rows, columns = (-weight.shape[0] % tile[0], -weight.shape[1] % tile[1])
-    return torch.nn.functional.pad(weight / rms[:, None], (0, columns, 0, rows)), rms
-
-
-def _tile(x: Tensor, tile: tuple[int, int]) -> Tensor:
-    """``(rows, columns)`` -> ``(row tiles, column tiles, dim)``."""
-    rows, columns = x.shape[0] // tile[0], x.shape[1] // tile[1]
-    parts = x.reshape(rows, tile[0], columns, tile[1]).permute(0, 2, 1, 3)
-    return parts.reshape(rows, columns, tile[0] * tile[1])
-
-
-def _untile(x: Tensor, tile: tuple[int, int]) -> Tensor:
-    """Inverse of ``_tile``."""
-    rows, columns, _ = x.shape
-    parts = x.reshape(rows, columns, *tile).permute(0, 2, 1, 3)
-    return parts.reshape(rows * tile[0], columns * tile[1])
-
-
-def _round(
-    x: Tensor, metric: Tensor, codebook: Codebook, options: RoundingOptions
-) -> tuple[Tensor, Tensor, float]:
-    """Codes, values and damping of a tall matrix in units of the codebook."""
-    if options.method == "nearest":
-        codes = codebook.encode(_tile(x, codebook.tile))
-        return codes, _untile(codebook.decode(codes), codebook.tile), 0.0
-    width = metric.shape[0]
-    padded = torch.eye(x.shape[1]) * metric.diagonal().mean()
-    padded[:width, :width] = metric
-    feedback, damping = block_ldl(padded, codebook.tile[1], options.damping)
-    codes, values = _feedback_rounding(x, feedback, codebook)
-    return codes, values, damping
-
-
-def block_ldl(metric: Tensor, block: int, damping: float) -> tuple[Tensor, float]:
-    """Feedback matrix of a block LDL decomposition.
-
-    ``H + damping · mean(diag H) · I = L Lᵀ``; each block column of L is multiplied from the right by the inverse of its
-    diagonal block. Where the decomposition fails, damping grows tenfold until it holds.
-
-    Args:
-        metric: ``(n, n)`` symmetric, n a multiple of block.
-        block: columns rounded at a time.
-        damping: of the first try.
-
-    Returns:
-        Lower block-triangular ``(n, n)`` with identities on the diagonal, and the damping that was used.
-
-    Raises:
-        ValueError: if no damping up to 1000 helps (the matrix is not a Hessian).
-    """
-    n = metric.shape[0]
-    mean = metric.diagonal().mean().clamp_min(1e-20)
-    base, used = metric / mean, damping
-    while used <= 1000:
-        factor, info = torch.linalg.cholesky_ex(base + used * torch.eye(n))
-        if int(info) == 0 and bool(torch.isfinite(factor).all()):
-            break
-        used *= 10
-    else:
-        raise ValueError("the Hessian is not positive semidefinite; even damping 1000 did not help")
-    columns = factor.reshape(n, n // block, block).permute(1, 0, 2)
-    index = torch.arange(n // block)
-    diagonal = factor.reshape(n // block, block, n // block, block)[index, :, index, :]
-    unit = torch.linalg.solve_triangular(diagonal, columns, upper=False, left=False)
-    return unit.permute(1, 0, 2).reshape(n, n), used
-
-
-def _feedback_rounding(x: Tensor, feedback: Tensor, codebook: Codebook) -> tuple[Tensor, Tensor]:
-    """Round block columns from last to first, each against its value plus the fed-back error of later ones."""
-    rows, block = codebook.tile
-    n = x.shape[1]
-    error = torch.zeros_like(x)
-    values = torch.zeros_like(x)
-    codes: list[Tensor] = []
-    step = max(block, _SUPERBLOCK // block * block)
-    for stop in range(n, 0, -step):
-        start = max(0, stop - step)
-        target = x[:, start:stop] + error[:, stop:] @ feedback[stop:, start:stop]
-        for j in range(stop - block, start - 1, -block):
-            here, later = slice(j, j + block), slice(j + block, stop)
-            wanted = target[:, j - start : j - start + block]
-            wanted = wanted + error[:, later] @ feedback[later, here]
-            code = codebook.encode(_tile(wanted, (rows, block)))
-            values[:, here] = _untile(codebook.decode(code), (rows, block))
-            error[:, here] = x[:, here] - values[:, here]
-            codes.append(code)
-    return torch.cat(codes[::-1], dim=1), values
-
-
-def _refit(weight: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> Tensor:
-    """Row scales that minimise the error under the metric, float16; the old one where that is not positive."""
-    image = values @ metric
-    best = (weight * image).sum(1) / (values * image).sum(1).clamp_min(1e-30)
-    best = torch.where((best > 0) & torch.isfinite(best), best, scale)
-    return best.clamp(2.0**-24, 65504.0).to(torch.float16)
-
-
-def _energy(x: Tensor, metric: Tensor) -> float:
-    return float(((x @ metric) * x).sum().double())
+def _check_parts(codebook: Codebook, hessian: Tensor | None, options: RoundingOptions) -> None:
+    """Raise for a codebook that cannot have what the options ask for."""
+    if options.tables is not None and not has_free_tables(codebook):
+        raise ValueError(
+            f"tables: {codebook.spec} has no table that could be learned for each matrix; use "
+            "kmeans(dim=1, entries=4) for scalars, kmeans(dim=..., entries=...) or additive(...)"
+        )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from vq.compressors.sides import PARTS
 from vq.compressors.tensorfile import TensorEntry, read_header
 from vq.errors import VqError
 from vq.kernels.formats import HEADER_BYTES, MAGIC
 
-_STORED = ("weight", "scales", "signs_in", "signs_out")
 _SHARED = "vq_codebooks."
 
 
@@ -23,8 +23,9 @@ class Size:
     """What a checkpoint's tensors take.
 
     Attributes:
-        bits_per_weight: all that quantized layers store (codes, headers, scales, signs, shared tables), divided by
-            their weights; without quantized layers, of all tensors. Packed embeddings and heads are not among them.
+        bits_per_weight: all that quantized layers store (codes, headers, scales, signs, outliers, low-rank parts,
+            tables), divided by their weights; without quantized layers, of all tensors. Packed embeddings and heads
+            are not among them.
         quantized_weights: weights in quantized layers.
         total_weights: weights in all layers.
         total_bits_per_weight: the same for the whole model, embeddings and norms included.
@@ -60,7 +61,7 @@ def measure_size(folder: str | Path) -> Size:
     apart = _embeddings(Path(folder))
     embedded = {name: packed.pop(name) for name in apart if name in packed}
     quantized = sum(rows * columns for rows, columns in packed.values())
-    own = sum(_bytes(tensors.get(f"{layer}.{part}")) for layer in packed for part in _STORED)
+    own = sum(_bytes(tensors.get(f"{layer}.{part}")) for layer in packed for part in PARTS)
     tables = [name for name in tensors if name.startswith(_SHARED)]
     shared = sum(_bytes(tensors[n]) for n in tables if not n.startswith(f"{_SHARED}embeddings."))
     everything = sum(map(_bytes, tensors.values()))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vq.compressors.experts import Origin
 from vq.compressors.linear import QuantizedLinear
+from vq.compressors.sides import Sides
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
@@ -94,6 +95,7 @@ def put_packed(
     model: nn.Module,
     book_of: Callable[[str], nn.Module | None],
     rotations: tuple[bool, bool],
+    sides_of: Callable[[str, int, int], Sides] | None = None,
 ) -> list[str]:
     """Replace linear layers by packed ones on the meta device.
 
@@ -101,6 +103,7 @@ def put_packed(
         model: changed in place.
         book_of: codebook of a layer by its name; None for one that stays.
         rotations: whether inputs and outputs are rotated.
+        sides_of: what a layer has beside its codes, by name, outputs and inputs; None for nothing.
 
     Returns:
         Names of the layers that were replaced.
@@ -122,6 +125,7 @@ def put_packed(
             bias=old._parameters.get("bias") is not None,
             device="meta",
             dtype=old.weight.dtype,
+            sides=None if sides_of is None else sides_of(name, sizes[1], sizes[0]),
         )
         model.set_submodule(name, layer.requires_grad_(False))
         parent: Any = model.get_submodule(name.rpartition(".")[0])

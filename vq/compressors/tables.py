@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vq.codebooks.additive import Additive
 from vq.codebooks.compose import MAX_TABLE, has_table, table_of
+from vq.codebooks.kmeans import KMeans
 from vq.codebooks.lattice_e8p import E8P
 from vq.codebooks.product import Product
 from vq.codebooks.residual import Residual
@@ -30,6 +31,11 @@ def listable(codebook: nn.Module) -> bool:
         return True
     entries = book.entries
     return book.codes_per_vector == 1 and entries is not None and 0 < entries <= MAX_TABLE
+
+
+def has_free_tables(codebook: nn.Module) -> bool:
+    """Whether a layer may have tables of its own in place of the codebook's: free vectors, one or a sum of several."""
+    return isinstance(codebook, (KMeans, Additive)) and listable(codebook)
 
 
 def kernel_table(codebook: nn.Module) -> Tensor:

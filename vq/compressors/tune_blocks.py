@@ -13,6 +13,7 @@ from vq.compressors.hessian import collect_hessians, group_by_input
 from vq.compressors.options import CompressOptions
 from vq.compressors.quantize import BlockQuantizer, BlockResult, Shelf, derived_seed, note_inputs
 from vq.compressors.ranks import Ranks
+from vq.compressors.sides import scale_rows
 from vq.compressors.skeleton import Skeleton
 from vq.compressors.tune_block import BlockTuner
 from vq.compressors.tune_closed import NotOnce, compensate, measure_drift
@@ -160,8 +161,7 @@ class _Block:
     def _finish(self, result: BlockResult) -> None:
         """Put gains into the stored scales, and what else was tuned beside the codes."""
         for name, gain in self.tuner.gains.detach().items():
-            scales = result.tensors[f"{name}.scales"]
-            result.tensors[f"{name}.scales"] = (scales.float() * gain.cpu()).to(torch.float16)
+            result.tensors.update(scale_rows(name, result.tensors, gain))
         entries = self.owner.skeleton.source.entries
         for key, value in self.beside.items():
             result.tensors[key] = value.detach().to(entries[key].dtype).cpu().clone()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vq.compressors.options import CompressOptions
 from vq.compressors.quantize import BlockQuantizer, derived_seed
 from vq.compressors.ranks import Ranks
+from vq.compressors.sides import SCALED, scale_rows
 from vq.compressors.skeleton import Skeleton
 from vq.compressors.tensorfile import pending, read_header, write_tensors
 from vq.compressors.texts import choose_windows
@@ -92,7 +93,7 @@ def tune_stage(
     for index in range(len(skeleton.blocks)):
         stored, reports = work.load_block(index)
         quantizer.restore(index, stored, reports)
-        tensors |= {n: t for n, t in stored.items() if n.endswith(".scales")}
+        tensors |= {n: t for n, t in stored.items() if n.rpartition(".")[2] in SCALED}
         rounded |= quantizer.targets(index)
     seed = derived_seed(options.seed, "tuning")
     names = _disk_names(skeleton)
@@ -174,8 +175,7 @@ def _write(
     found: dict[str, Tensor] = {}
     for name, value in tuner.parameters.items():
         if name.startswith("gain:"):
-            key = f"{name.removeprefix('gain:')}.scales"
-            found[key] = (scales[key].float() * value.detach().cpu()).to(torch.float16)
+            found |= scale_rows(name.removeprefix("gain:"), scales, value.detach())
         else:
             found[names[name]] = value.detach().cpu().to(entries[names[name]].dtype)
     tuner.gains.detach()

@@ -1,0 +1,136 @@
+"""How a matrix is rounded, and what is kept beside its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from vq.codebooks.spec import nearest_names
+
+METHODS = ("ldlq", "nearest")
+ROTATIONS = ("input", "both", "none")
+OUTLIERS_BY = ("sensitivity", "magnitude")
+
+
+@dataclass(frozen=True)
+class OutlierOptions:
+    """Weights that are kept beside the codes, in a sparse part.
+
+    Attributes:
+        share: of the weights of each matrix.
+        by: ``sensitivity``: those whose rounding costs most under the Hessian; ``magnitude``: the largest.
+    """
+
+    share: float = 0.005
+    by: str = "sensitivity"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.share, (int, float)) or not 0 < self.share <= 0.5:
+            raise ValueError(
+                f"outliers: share is a number above 0 and up to 0.5, got {self.share!r}"
+            )
+        if self.by not in OUTLIERS_BY:
+            raise ValueError(f"outliers: by is {' or '.join(OUTLIERS_BY)}, got {self.by!r}")
+
+
+@dataclass(frozen=True)
+class LowRankOptions:
+    """A product of two thin matrices beside the codes.
+
+    Attributes:
+        rank: columns of the left matrix.
+        rounds: how often codes and product are found in turn, each given the other.
+    """
+
+    rank: int = 16
+    rounds: int = 2
+
+    def __post_init__(self) -> None:
+        _whole("low_rank", "rank", self.rank, 1)
+        _whole("low_rank", "rounds", self.rounds, 1)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Tables that are learned for each matrix instead of one for the whole model.
+
+    Attributes:
+        rows: rows that share a table; 0 for all rows of a matrix.
+        rounds: how often tables (least squares) and codes (coordinate descent) are improved in turn.
+    """
+
+    rows: int = 0
+    rounds: int = 2
+
+    def __post_init__(self) -> None:
+        _whole("tables", "rows", self.rows, 0)
+        _whole("tables", "rounds", self.rounds, 0)
+
+
+@dataclass(frozen=True)
+class RoundingOptions:
+    """How a matrix is rounded.
+
+    Attributes:
+        method: ``ldlq`` (error feedback through the Hessian) or ``nearest``.
+        rotation: ``input``, ``both`` sides, or ``none``.
+        damping: part of the Hessian's mean diagonal that is added to its diagonal.
+        scale: root mean square of a row in units of the codebook before rounding; scales are refitted after it.
+        polish: sweeps of coordinate descent over the codes behind the first rounding.
+        outliers: see OutlierOptions; None for none.
+        low_rank: see LowRankOptions; None for none.
+        tables: see TableOptions; None for the codebook's.
+    """
+
+    method: str = "ldlq"
+    rotation: str = "input"
+    damping: float = 0.01
+    scale: float = 1.0
+    polish: int = 0
+    outliers: OutlierOptions | None = None
+    low_rank: LowRankOptions | None = None
+    tables: TableOptions | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("rotation", self.rotation, ROTATIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        for name, number in (("damping", self.damping), ("scale", self.scale)):
+            if not 0 < number < float("inf"):
+                raise ValueError(f"{name}: expected a positive number, got {number!r}")
+        _whole("rounding", "polish", self.polish, 0)
+
+
+O = TypeVar("O", OutlierOptions, LowRankOptions, TableOptions)  # noqa: E741
+
+
+def part_options(kind: type[O], key: str, values: Any) -> O | None:
+    """Options of one part from a recipe's mapping; None for an empty one.
+
+    Raises:
+        ValueError: for an unknown key (with the nearest known), or a wrong value.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"{key}: expected keys and values such as {_example(kind)}, got {values!r}"
+        )
+    if not values:
+        return None
+    known = [f.name for f in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{key}: unknown key {name!r}; {nearest_names(str(name), known)}")
+    return kind(**values)
+
+
+def _example(kind: type) -> str:
+    return "{" + ", ".join(f"{f.name}: {f.default}" for f in fields(kind)) + "}"
+
+
+def _whole(part: str, name: str, value: object, low: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{part}: {name} is a whole number of at least {low}, got {value!r}")
