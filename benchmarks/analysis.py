@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from vq.analysis.analyze import analyze, gather
+from vq.analysis.analyze import analyze
 from vq.analysis.environment import result, table, write_json
+from vq.analysis.gather import gather
 from vq.analysis.open import open_subject
 from vq.analysis.subject import Subject, Table
 from vq.codebooks import build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Cells:
         bounded: how many cells.
         sampled: of how many.
         spread: standard deviation of log2 volume over the bounded cells.
+        picks: rows of the bounded cells.
+        volumes: log2 of their volumes.
     """
 
     second_moment: float | None
@@ -40,6 +42,8 @@ class Cells:
     bounded: int
     sampled: int
     spread: float | None
+    picks: tuple[int, ...] = ()
+    volumes: tuple[float, ...] = ()
 
 
 def ball_moment(dim: int) -> float:
@@ -63,16 +67,19 @@ def measure_cells(
     """
     entries, dim = table.shape
     picks = torch.randperm(entries, generator=generator)[:cells]
-    log_volume, log_moment = [], []
+    log_volume, log_moment, bounded = [], [], []
     for pick in picks.tolist():
         walls = _walls(table, pick, rays, generator)
         if walls is None:
             continue
+        bounded.append(pick)
         log_t = walls.double().log()
         surface = math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
         log_volume.append(surface - math.log(dim) + _log_mean(dim * log_t))
         log_moment.append(surface - math.log(dim + 2) + _log_mean((dim + 2) * log_t))
-    return _summary(torch.tensor(log_volume), torch.tensor(log_moment), dim, len(picks))
+    found = _summary(torch.tensor(log_volume), torch.tensor(log_moment), dim, len(picks))
+    volumes = tuple(volume / math.log(2) for volume in log_volume)
+    return replace(found, picks=tuple(bounded), volumes=volumes)
 
 
 def _walls(table: Tensor, pick: int, rays: int, generator: torch.Generator) -> Tensor | None:

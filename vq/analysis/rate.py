@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vq.analysis.catalogue import measured
-from vq.analysis.estimators import Spectrum, entropy_chao_shen, wilson
+from vq.analysis.estimators import Spectrum, entropy_chao_shen, entropy_miller_madow, wilson
+from vq.analysis.information import surprise
+from vq.analysis.intervals import around, half_width, of_decibels, of_median, of_ratio
 from vq.analysis.model import Measurement, Section, Series
 from vq.analysis.subject import Subject, Table
 from vq.codebooks.nearest import search
@@ -29,6 +32,8 @@ class StageCurve:
         bits: of each, a dimension.
         per_bit: gain over bits, dB.
         n: vectors.
+        gain_half: half of the 95 % interval of each gain, dB.
+        half: of that of the signal to noise by all stages.
     """
 
     snr: tuple[float, ...]
@@ -36,6 +41,8 @@ class StageCurve:
     bits: tuple[float, ...]
     per_bit: tuple[float, ...]
     n: int
+    gain_half: tuple[float, ...]
+    half: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +152,16 @@ def stage_curve(coded: Coded) -> StageCurve | None:
     if len(coded.values) < 2:
         return None
     dim = coded.x.shape[1]
-    errors = [float((coded.x - v).square().mean()) for v in coded.values]
-    snr = [_db(coded.variance, error) for error in errors]
+    each = [(coded.x - v).square().mean(1).numpy() for v in coded.values]
+    signal = (coded.x - coded.x.mean(0)).square().mean(1).numpy()
+    snr = [_db(coded.variance, float(e.mean())) for e in each]
     gain = [b - a for a, b in zip([0.0, *snr], snr, strict=False)]
     bits = [math.log2(entries) / dim for entries in coded.entries]
     per_bit = [g / b if b else 0.0 for g, b in zip(gain, bits, strict=True)]
-    return StageCurve(tuple(snr), tuple(gain), tuple(bits), tuple(per_bit), len(coded.x))
+    halves = [of_decibels(a, b) for a, b in pairwise([signal, *each])]
+    whole = of_decibels(signal, each[-1])
+    n = len(coded.x)
+    return StageCurve(tuple(snr), tuple(gain), tuple(bits), tuple(per_bit), n, tuple(halves), whole)
 
 
 def _db(signal: float, noise: float) -> float:
@@ -178,12 +189,13 @@ def rate_section(coded: Coded, subject: Subject) -> Section:
     gaussian = _db(mse, water_filling(eigenvalues, nominal * dim) / dim)
     rows.append(measured("gap_gaussian", gaussian, n, _around(gaussian, noise)))
     entropy = None
+    histogram: tuple[Series, ...] = ()
     if coded.codes is not None:
         entropy, more = _entropy_rate(coded, mse, variance, noise)
-        rows += more + _margins(coded, subject) + _match(coded)
-    return Section(
-        "rate", "Rate and distortion", "", tuple(rows), (_plane(nominal, entropy, mse / variance),)
-    )
+        margins, histogram = _margins(coded, subject)
+        rows += more + margins + _match(coded)
+    series = (_plane(nominal, entropy, mse / variance), *histogram)
+    return Section("rate", "Rate and distortion", "", tuple(rows), series)
 
 
 def _around(value: float, half: float) -> tuple[float, float]:
@@ -215,19 +227,27 @@ def _entropy_rate(
 ) -> tuple[float, list[Measurement]]:
     assert coded.codes is not None
     n, dim = coded.x.shape
-    bits = 0.0
+    bits = other = most = 0.0
+    spent = np.zeros(n)
     for q, entries in enumerate(coded.entries):
-        counts = np.bincount(coded.codes[:, q].numpy(), minlength=entries)
-        bits += min(entropy_chao_shen(Spectrum.of(counts)), math.log2(entries))
+        column = coded.codes[:, q].numpy()
+        use = Spectrum.of(np.bincount(column, minlength=entries))
+        bits += min(entropy_chao_shen(use), math.log2(entries))
+        other += entropy_miller_madow(use)
+        most += math.log2(entries)
+        spent += surprise(column)
+    half = half_width(spent)
+    low, high = max(min(bits, other) - half, 0.0), min(max(bits, other) + half, most)
     gap = _db(mse, variance * 4 ** (-bits / dim))
+    wide = math.hypot(noise, 20 * math.log10(2) * (high - low) / 2 / dim)
     return bits / dim, [
-        measured("coded_bits", bits, n),
-        measured("entropy_rate", bits / dim, n),
-        measured("gap_entropy", gap, n, _around(gap, noise)),
+        measured("coded_bits", bits, n, (low, high)),
+        measured("entropy_rate", bits / dim, n, (low / dim, high / dim)),
+        measured("gap_entropy", gap, n, _around(gap, wide)),
     ]
 
 
-def _margins(coded: Coded, subject: Subject) -> list[Measurement]:
+def _margins(coded: Coded, subject: Subject) -> tuple[list[Measurement], tuple[Series, ...]]:
     """How clear the choice of the last code is."""
     table = subject.tables[-1]
     rest = coded.x - (coded.values[-2] if len(coded.values) > 1 else 0)
@@ -235,7 +255,7 @@ def _margins(coded: Coded, subject: Subject) -> list[Measurement]:
         rest = coded.x[:, -table.values.shape[1] :]
     rows = _rows(table)
     if len(rows) < 2:
-        return []
+        return [], ()
     x = rest.float()
     if table.cosine:
         x = torch.nn.functional.normalize(x, dim=1)
@@ -244,10 +264,26 @@ def _margins(coded: Coded, subject: Subject) -> list[Measurement]:
     least = (x - rows[found.codes[:, 0].long()]).square().sum(1).clamp_min(1e-30)
     ratio = found.margins.clamp_min(0) / least
     ties = int((ratio < 0.01).sum())
-    return [
-        measured("margin", float(ratio.median()), len(x)),
+    found_rows = [
+        measured("margin", float(ratio.median()), len(x), of_median(ratio.numpy())),
         measured("near_ties", ties / len(x), len(x), wilson(ties, len(x))),
     ]
+    return found_rows, (_histogram(ratio),)
+
+
+def _histogram(ratio: Tensor) -> Series:
+    """How many vectors have which margin."""
+    bins, top = 40, 4.0
+    counts = torch.histc(ratio.clamp_max(top), bins, 0, top)
+    columns = {
+        "margin": tuple((i + 0.5) * top / bins for i in range(bins)),
+        "vectors": tuple(int(c) for c in counts),
+    }
+    about = (
+        "(d2 - d1) / d1 of the squared distances to the nearest and the second nearest entry; how many have it, "
+        f"the last with all from {top:g} on; a heap at 0 means codes that a little noise changes"
+    )
+    return Series("margins", "Margins", columns, about)
 
 
 def _match(coded: Coded) -> list[Measurement]:
@@ -255,11 +291,24 @@ def _match(coded: Coded) -> list[Measurement]:
     n = len(coded.x)
     values = coded.values[-1]
     spread = math.sqrt(coded.variance * coded.x.shape[1])
-    shift = float((coded.x.mean(0) - values.mean(0)).norm())
-    own = float((values - values.mean(0)).square().sum(1).mean().sqrt())
+    apart = coded.x - values
+    shift = float(apart.mean(0).norm())
+    rows = ((x - x.mean(0)).square().sum(1).numpy() for x in (values, coded.x))
+    mine, theirs = rows
+    own = math.sqrt(float(mine.mean()))
+    if not spread:
+        return [measured("mean_shift", 0.0, n), measured("spread_ratio", 0.0, n)]
+    along = apart @ (apart.mean(0) / max(shift, 1e-300))
+    ratio = own / spread
+    half = 0.0 if not own else 0.5 * of_ratio(mine, theirs) / ratio  # of a root: half the square's
     return [
-        measured("mean_shift", shift / spread if spread else 0.0, n),
-        measured("spread_ratio", own / spread if spread else 0.0, n),
+        measured(
+            "mean_shift",
+            shift / spread,
+            n,
+            around(shift / spread, half_width(along.numpy()) / spread, 0.0),
+        ),
+        measured("spread_ratio", ratio, n, around(ratio, half, 0.0)),
     ]
 
 

@@ -73,6 +73,7 @@ def compare(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
                 "",
                 "compare",
             )
+        yield from _use_compared(s)
         if snr is not None:
             word = "more" if snr > 0 else "less"
             rate = s.number("rate_change") or 0.0
@@ -83,6 +84,24 @@ def compare(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
                 "",
                 "compare",
             )
+
+
+def _use_compared(section: Section) -> Iterator[Finding]:
+    """Whether two sets of codes use the entries alike."""
+    divergence = section.get("use_divergence")
+    if divergence is None or not isinstance(divergence.value, float):
+        return
+    value = divergence.value
+    differs = value > 0.02
+    text = "differs between the two" if differs else "is alike in the two"
+    yield Finding(
+        "note",
+        f"Use of the entries{of([section])} {text}.",
+        f"Jensen-Shannon divergence {value:.3f} bits of at most 1",
+        "",
+        "compare",
+        section.part,
+    )
 
 
 def weights(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
