@@ -128,7 +128,9 @@ def test_two_sets_of_tokens_side_by_side(tmp_path):
     (section,) = found.of("compare")
     assert section.get("agreement") is None and "cannot be compared" in section.notes[0]
     assert section.number("use_divergence") > 0.5
-    assert any(f.severity == "warn" and "of few.npy has collapsed" in f.text for f in found.findings)
+    assert any(
+        f.severity == "warn" and "of few.npy has collapsed" in f.text for f in found.findings
+    )
     assert any("Use of the entries differs" in f.text for f in found.findings)
     (rank,) = figures(found, "usage")
     assert "even.npy" in rank.svg and "few.npy" in rank.svg

@@ -18,7 +18,8 @@ LATTICES = {
 }
 """Dimension and normalised second moment. J. Conway, N. Sloane, "Sphere packings, lattices and groups", table 2.3."""
 MOST_DIM = 24
-_CELLS, _RAYS, _NEAR = 64, 1024, 1024
+_CELLS, _RAYS = 64, 1024
+_FIRST = 32  # rays of a cell that are tried against all entries before the others are
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ def measure_cells(
     """
     entries, dim = table.shape
     picks = torch.randperm(entries, generator=generator)[:cells]
+    table = table - table.mean(0)
+    lengths = table.square().sum(1)
     log_volume, log_moment, bounded = [], [], []
     for pick in picks.tolist():
-        walls = _walls(table, pick, rays, generator)
+        walls = _walls(table, lengths, pick, rays, generator)
         if walls is None:
             continue
         bounded.append(pick)
@@ -82,24 +85,52 @@ def measure_cells(
     return replace(found, picks=tuple(bounded), volumes=volumes)
 
 
-def _walls(table: Tensor, pick: int, rays: int, generator: torch.Generator) -> Tensor | None:
-    """Distances to the walls of one cell ``(rays,)``; None where it does not end, or hardly."""
-    away = table - table[pick]
-    squares = away.square().sum(1)
-    squares[pick] = math.inf
-    inverse = 2 * away / squares[:, None]  # an entry cuts a ray u at 1 / (u . inverse)
-    near = squares.topk(min(_NEAR, len(table) - 1), largest=False).indices
+def _walls(
+    table: Tensor, lengths: Tensor, pick: int, rays: int, generator: torch.Generator
+) -> Tensor | None:
+    """Distances to the walls of one cell ``(rays,)``; None where it does not end, or hardly.
+
+    Args:
+        table: ``(entries, dim)``.
+        lengths: squared lengths of its rows ``(entries,)``.
+        pick: row of the cell.
+        rays: how many.
+        generator: of their directions.
+    """
+    centre = table[pick]
+    rough = lengths - 2 * (table @ centre)  # squared distances less a constant, up to rounding
+    rough[pick] = math.inf
+    near = rough.topk(
+        min(1024 if table.shape[1] < 8 else 4096, len(table) - 1), largest=False
+    ).indices
+    inverse, squares = _inverse(table[near], centre)
     direction = torch.randn(rays // 2, table.shape[1], generator=generator)
     direction /= direction.norm(dim=1, keepdim=True)
     direction = torch.cat([direction, -direction])
-    cuts = (direction @ inverse[near].T).amax(1)
-    beyond = cuts * squares[near].max().sqrt() < 2  # an entry farther away could cut it
+    cuts = (direction @ inverse.T).amax(1)
+    reach = float(squares.max().sqrt()) * (1 - 1e-3)
+    beyond = cuts * reach < 2  # an entry farther away could cut it
+    limit = _reach(table.shape[1]) * float(torch.where(cuts > 0, 1 / cuts, math.inf).median())
     if bool(beyond.any()) and len(near) < len(table) - 1:
-        cuts[beyond] = (direction[beyond] @ inverse.T).amax(1)
+        if reach / 2 > limit:  # the walls of those rays are farther than half the reach
+            return None
+        others = _inverse(torch.cat([table[:pick], table[pick + 1 :]]), centre)[0]
+        rows = beyond.nonzero()[:, 0]
+        for some in (rows[:_FIRST], rows[_FIRST:]):
+            cuts[some] = (direction[some] @ others.T).amax(1) if len(some) else cuts[some]
+            if bool((cuts[some] * limit < 1).any()):
+                return None
     if not bool((cuts > 0).all()):
         return None
     walls = 1 / cuts
     return walls if float(walls.max()) <= _reach(table.shape[1]) * float(walls.median()) else None
+
+
+def _inverse(entries: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """``2 (b - c) / |b - c|^2``: an entry cuts a ray u at 1 / (u . inverse); and the squared distances."""
+    away = entries - centre
+    squares = torch.einsum("nd,nd->n", away, away)
+    return 2 * away / squares[:, None], squares
 
 
 def _reach(dim: int) -> float:

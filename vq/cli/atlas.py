@@ -152,11 +152,12 @@ def _places(items: list[Seen], code: int) -> list[_Place]:
 
 
 def _cut(place: _Place, hop: tuple[int, ...], width: tuple[int, ...]) -> Tensor:
-    """The signal around a place ``(channels, *width)``; at the border the last sample goes on."""
+    """The signal around a place ``(channels, *width)``; beyond the border it is mirrored."""
     found = place.item.signal
     for axis, (at, step, size) in enumerate(zip(place.at, hop, width, strict=True), start=1):
         start = at * step + (step - size) // 2
-        index = torch.arange(start, start + size).clamp(0, found.shape[axis] - 1)
+        last = found.shape[axis] - 1
+        index = (last - (last - torch.arange(start, start + size).abs()).abs()).clamp(0, last)
         found = found.index_select(axis, index)
     return found
 
@@ -172,8 +173,8 @@ def _patches(places: list[_Place], spec: CodeSpec) -> tuple[tuple[np.ndarray, ..
         pieces.append(bytes_.movedim(0, -1).contiguous().numpy())
     shown = np.stack(pieces).astype(np.float64)
     red, green, blue = shown.mean((0, 1, 2))
-    words = f"{len(pieces)} pieces of {width[1]} by {width[0]} pixels, on average red {red:.0f}, green {green:.0f}, "
-    words += f"blue {blue:.0f} of 255, contrast {shown.std((1, 2)).mean() / 2.55:.0f} %."
+    words = f"{len(pieces)} pieces of pictures, {width[1]} by {width[0]} pixels each, on average red {red:.0f}, "
+    words += f"green {green:.0f}, blue {blue:.0f} of 255, contrast {shown.std((1, 2)).mean() / 2.55:.0f} %."
     return _filled(pieces), words
 
 
