@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -58,9 +59,11 @@ def training_section(history: History, seed: int = 0) -> Section:
 
 
 def _worst(scalars: Mapping[str, Pairs], name: str) -> str | None:
-    """Of the logs of a name (one for each quantizer), that with the lowest last value."""
+    """Of the logs of a name (one for each quantizer, ``name_3`` of its codes), that with the lowest last value."""
     found = [
-        (pairs[-1][1], key) for key, pairs in scalars.items() if key.rpartition("/")[2] == name
+        (pairs[-1][1], key)
+        for key, pairs in scalars.items()
+        if re.sub(r"_\d+$", "", key.rpartition("/")[2]) == name
     ]
     return min(found)[1] if found else None
 
@@ -115,7 +118,9 @@ def _shown(scalars: Mapping[str, Pairs]) -> list[str]:
         for name in scalars
         if name.rpartition("/")[2] in words
     ]
-    return [name for _, name in sorted(ranked)[:_CURVES]]
+    worst = _worst(scalars, "utilization")
+    shown = [] if worst is None else [worst]
+    return [*shown, *(name for _, name in sorted(ranked) if name != worst)][:_CURVES]
 
 
 def _curve(name: str, pairs: Pairs) -> Series:
