@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from vq.analysis.analyze import analyze
+from vq.analysis.coded import code_vectors, stage_curve
 from vq.analysis.information import corrected_information, mutual_information
 from vq.analysis.open_codebook import subject_of
-from vq.analysis.rate import code_vectors, rate_section, stage_curve, water_filling
+from vq.analysis.rate import rate_section, water_filling
 from vq.analysis.sequence import block_entropies
 from vq.analysis.stages import stages_section
 from vq.analysis.stream import UseCounter

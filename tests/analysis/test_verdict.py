@@ -208,3 +208,12 @@ def test_conditions_on_what_was_not_measured():
         Condition.parse("snr>1").holds(analysis())
     with pytest.raises(VqError, match="has no value here"):
         Condition.parse("purity>1").holds(analysis())
+
+
+def test_few_entries_in_use_are_not_said_to_repeat(tmp_path):
+    """Two entries repeat each other by chance; that is no matter of the hop."""
+    generator = np.random.default_rng(0)
+    codes = np.repeat(generator.integers(0, 2, 4000), 8)
+    found = usage_of(codes, 64, tmp_path)
+    assert "collapsed" in found.findings[0].text
+    assert not any("repeat the one before" in f.text for f in found.findings)

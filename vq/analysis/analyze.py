@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vq.analysis.coded import Coded, code_vectors, stage_curve
 from vq.analysis.compare import compare_sections
 from vq.analysis.gather import Progress, Streams, gather
 from vq.analysis.geometry import geometry_section
 from vq.analysis.labels import labels_section
 from vq.analysis.model import Analysis, Section
-from vq.analysis.rate import Coded, code_vectors, rate_section, stage_curve
+from vq.analysis.rate import rate_section
 from vq.analysis.stages import stages_section
 from vq.analysis.subject import Chunk, Subject
 from vq.analysis.training import training_section

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from vq.analysis.assignment import assign
 from vq.analysis.catalogue import measured
+from vq.analysis.coded import Coded, code_vectors, stage_curve
 from vq.analysis.estimators import Z95, wilson
 from vq.analysis.gather import Streams
 from vq.analysis.geometry import rms_spread
 from vq.analysis.information import mutual_information, pointwise
 from vq.analysis.intervals import around, chance_error, half_width, of_decibels
 from vq.analysis.model import Measurement, Section, Series
-from vq.analysis.rate import Coded, code_vectors, stage_curve
 from vq.analysis.stream import UseCounter
 from vq.analysis.subject import Subject, Table
 from vq.errors import VqError
@@ -130,7 +130,7 @@ def _codes(first: Subject, second: Subject, one: Streams, two: Streams) -> list[
     """A section for each pair of streams: how use differs and, for the same positions, whether codes agree."""
     same = one.positions == two.positions
     a, b = one.sample.codes, two.sample.codes
-    notes = ()
+    notes: tuple[str, ...] = ()
     if not same:
         words = f"{one.positions:,} and {two.positions:,} positions"
         notes = (f"codes of {words} cannot be compared one by one; their use can",)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from vq.analysis.catalogue import measured
+from vq.analysis.coded import StageCurve
 from vq.analysis.estimators import Spectrum, entropy_chao_shen
 from vq.analysis.information import Information, corrected, surprise
 from vq.analysis.intervals import around, of_ratio
 from vq.analysis.model import Matrix, Measurement, Section, Series
-from vq.analysis.rate import StageCurve
 from vq.analysis.stream import UseCounter
 from vq.analysis.subject import Chunk, Table
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vq.analysis.environment import write_json
+from vq.analysis.page_atlas import Atlas
 from vq.analysis.subject import Codes, Subject
 from vq.cli.common import add_common, apply_threads, progress
 from vq.errors import VqError
@@ -88,15 +89,7 @@ def run(args: argparse.Namespace) -> int:
     conditions = [Condition.parse(text) for text in args.fail_if]
     subject = _with_data(_open(args.path), args)
     other = None if args.other is None else _open(args.other)
-    atlas = None
-    if args.data or (args.output and args.codes):
-        from vq.cli.atlas import MOST_ITEMS, look
-
-        done, close = progress(MOST_ITEMS, "atlas", "files")
-        try:
-            subject, atlas = look(subject, args.data, args.codes, done)
-        finally:
-            close()
+    subject, atlas = _look(subject, args)
     total = None if subject.codes is None else subject.codes.positions
     done, close = progress(total or 0, "codes", "codes")
     try:
@@ -116,6 +109,19 @@ def run(args: argparse.Namespace) -> int:
     for condition, where in met:
         print(f"vq: condition {condition.text} is met: {'; '.join(where)}", file=sys.stderr)
     return 1 if met else 0
+
+
+def _look(subject: Subject, args: argparse.Namespace) -> tuple[Subject, Atlas | None]:
+    """The subject with the codes of ``--data``, and what its codes stand for."""
+    if not args.data and not (args.output and args.codes):
+        return subject, None
+    from vq.cli.atlas import MOST_ITEMS, look
+
+    done, close = progress(MOST_ITEMS, "atlas", "files")
+    try:
+        return look(subject, args.data, args.codes, done)
+    finally:
+        close()
 
 
 def _open(path: str) -> Subject:
