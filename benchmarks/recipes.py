@@ -60,6 +60,11 @@ def measure(name: str, seed: int, args: argparse.Namespace, folder: Path) -> dic
         small,
         *options,
         *calibration,
+        *(
+            ["--windows", args.calibration_windows]
+            if calibration and args.calibration_windows
+            else []
+        ),
         "--seed",
         seed,
         "--json",
@@ -78,6 +83,11 @@ def measure(name: str, seed: int, args: argparse.Namespace, folder: Path) -> dic
         "cpu": machine()["cpu"],
         "command": f"vq compress MODEL -o OUT {' '.join(_quoted(o) for o in options)}"
         + (" --calibration CALIBRATION" if calibration else "")
+        + (
+            f" --windows {args.calibration_windows}"
+            if calibration and args.calibration_windows
+            else ""
+        )
         + f" --seed {seed}",
         "evaluation": f"vq eval OUT --reference MODEL --text HELD_OUT --windows {args.windows}",
         "codebook": report["options"]["codebook"],
@@ -113,6 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--calibration-windows", type=int, help="other than the recipe's")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--json", default="benchmarks/results/recipes.json")
     args = parser.parse_args()

@@ -1,16 +1,19 @@
 """Every kind of model: compress, load both ways, and the logits of the dense model with the same weights."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 import vq
+from vq.compressors.embedding import QuantizedEmbedding
 from vq.compressors.experts import UnfusedExperts
 from vq.compressors.linear import QuantizedLinear
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
+from vq.errors import VqError
 
 pytestmark = pytest.mark.hf
 FAST = CompressOptions(codebook="scalar(bits=2)", windows=3, context=16)
@@ -144,7 +147,8 @@ def dense_copy(model, original):
             stored.data[int(index)] = weight.t() if experts.is_transposed else weight
         else:
             linear = original.get_submodule(name)
-            linear.weight.data = weight if type(linear) is nn.Linear else weight.t().contiguous()
+            as_stored = isinstance(linear, (nn.Linear, nn.Embedding))
+            linear.weight.data = weight if as_stored else weight.t().contiguous()
     return original
 
 
@@ -186,6 +190,22 @@ def test_round_trip(name, squeeze):
     again.save_pretrained(result.output.parent / "again")
     third = vq.load(result.output.parent / "again", dtype=torch.float32, mode="float")
     assert torch.equal(logits(third, name), found)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_embeddings_are_packed_where_nothing_else_shares_them(name, squeeze):
+    folder, result = squeeze(name, replace(FAST, embeddings="?uniform(bits=8)"))
+    model = vq.load(result.output, dtype=torch.float32, mode="float")
+    table = model.get_input_embeddings()
+    told = [warning for warning in result.warnings if "shared with" in warning]
+    assert isinstance(table, QuantizedEmbedding) == (name not in ("t5", "bart")) == (not told)
+    expected = logits(dense_copy(model, vq.load(folder, dtype=torch.float32)), name)
+    torch.testing.assert_close(logits(model, name), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_embeddings_that_cannot_be_packed_are_an_error_if_they_must_be(squeeze):
+    with pytest.raises(VqError, match="embeddings: shared is shared with encoder.embed_tokens"):
+        squeeze("t5", replace(FAST, embeddings="uniform(bits=8)"))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mixtral", "gpt_oss", "bart"])

@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 WORK = """
-import sys
+import os, sys
 import torch
 import torch.distributed as dist
 from vq.quantizers import make
@@ -49,6 +49,9 @@ for number, config in enumerate(CONFIGS):
         told.append((found.codes, {k: v for k, v in found.stats.items() if k not in ("distance", "nonfinite")}))
     results.append((told, layer.state_dict()))
 torch.save(results, f"{folder}/rank{rank}of{ranks}.pt")
+if ranks > 1:
+    dist.destroy_process_group()
+    os._exit(0)  # threads of the group that something still holds may abort an interpreter that ends in order
 """
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vq.codebooks.lloyd import Clustering
+from vq.codebooks.clustering import Clustering
 from vq.kernels.lloyd import cell_sums
 
 

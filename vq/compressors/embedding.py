@@ -28,6 +28,7 @@ class QuantizedEmbedding(QuantizedLinear):
         mode: of ``project``; see QuantizedLinear.
         device: where the buffers are made.
         dtype: of the rows that come back.
+        scale: what rows are multiplied by, in that dtype; ``project`` does not.
 
     Raises:
         ValueError: for a codebook that layout 4 cannot hold.
@@ -43,6 +44,7 @@ class QuantizedEmbedding(QuantizedLinear):
         mode: str = "int15",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(width, count, codebook, rotate_in=rotate, mode=mode, device=device)
         if self.header.layout != PANELS:
@@ -50,6 +52,7 @@ class QuantizedEmbedding(QuantizedLinear):
             raise ValueError(
                 f"embeddings: {name} has no table that can be listed; expected one such as uniform(bits=8)"
             )
+        self.scale = scale
         # carries the dtype through .to(); holds nothing
         self.register_buffer("like", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
@@ -63,7 +66,8 @@ class QuantizedEmbedding(QuantizedLinear):
         like = self.get_buffer("like")
         table = self._table().to(index.device)
         rows = packed_rows(index, self.weight, self.scales, self.signs_in, table, self.in_features)
-        return rows.to(like.dtype)
+        rows = rows.to(like.dtype)
+        return rows if self.scale == 1 else rows * torch.tensor(self.scale, dtype=like.dtype)
 
     def project(self, x: Tensor) -> Tensor:
         """``x @ table.T``: ``(*batch, width)`` to ``(*batch, count)``, in x's dtype; differentiable in x."""
@@ -131,6 +135,7 @@ def put_embedding(
         rotate=bool(settings["rotate"]),
         device="meta",
         dtype=table.weight.dtype,
+        scale=float(settings.get("scale", 1.0)),
     )
     packed.like = torch.empty(0, dtype=table.weight.dtype)
     model.set_submodule(name, packed.requires_grad_(False))

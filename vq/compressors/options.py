@@ -30,7 +30,7 @@ class CompressOptions:
         layers: exceptions: a pattern of layer names (``*`` matches anything) to a codebook spec or ``keep``; the
             last one that matches counts. One that starts with ``?`` may match no layer of the model at hand.
         embeddings: spec of the codebook of the embeddings and of the head, such as ``uniform(bits=8)``; ``keep`` leaves
-            them as they are.
+            them as they are. One that starts with ``?`` may meet a model without a table that can be packed.
         rounding: ``ldlq`` or ``nearest``.
         rotation: ``input``, ``both`` or ``none``.
         damping: see RoundingOptions.
@@ -70,7 +70,11 @@ class CompressOptions:
     def __post_init__(self) -> None:
         try:
             self.rounding_options()
-            specs = {"codebook": self.codebook, "embeddings": self.embeddings, **dict(self.layers)}
+            specs = {
+                "codebook": self.codebook,
+                "embeddings": self.packed_embeddings,
+                **dict(self.layers),
+            }
             for spec in specs.values():
                 if spec != KEEP:
                     Spec.parse(spec)
@@ -129,6 +133,11 @@ class CompressOptions:
     def hessian_dtype(self) -> torch.dtype:
         """``precision`` as a dtype."""
         return _PRECISIONS[self.precision]
+
+    @property
+    def packed_embeddings(self) -> str:
+        """Spec of the embeddings, or ``keep``."""
+        return self.embeddings.removeprefix("?")
 
     def codebook_of(self, layer: str) -> str:
         """Spec of a layer, or ``keep``."""

@@ -22,6 +22,11 @@ from vq.compressors.tensorfile import Pending, pending, read_header, write_json
 from vq.errors import VqError
 from vq.kernels.formats import PANELS
 
+
+class NoEmbeddings(VqError):
+    """The model has no table of embeddings that can be packed."""
+
+
 _CHUNK = 1 << 24  # weights rounded at once: rows do not influence each other
 _ID = "embeddings"  # of the codebook
 
@@ -37,16 +42,17 @@ def pack_embeddings(
     Args:
         folder: changed in place; its report and config too.
         model: the modules, for their names; weights are read from the folder.
-        options: ``embeddings`` names the codebook.
+        options: ``packed_embeddings`` names the codebook.
         max_shard_bytes: largest weight file.
 
     Returns:
         The new report.
 
     Raises:
-        VqError: if the model has no embeddings, or the codebook cannot be used for them.
+        NoEmbeddings: if the model has none that can be packed; the folder is as it was.
+        VqError: if the codebook cannot be used for them.
     """
-    book = fitted(options.embeddings, options.seed)
+    book = fitted(options.packed_embeddings, options.seed)
     if header_for(book, 64, 64).layout != PANELS:
         raise VqError(f"embeddings: {book.spec} has no table; expected one such as uniform(bits=8)")
     tensors: dict[str, Pending] = {}
@@ -62,7 +68,8 @@ def pack_embeddings(
         packed.update(own)
     shared = {f"{SHARED}.{_ID}.{key}": pending(value) for key, value in book.state_dict().items()}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    _describe(config["quantization_config"], book, (name, head, tied), options)
+    scale = _scale(model.get_submodule(name))  # type: ignore[arg-type]
+    _describe(config["quantization_config"], book, (name, head, tied), options, scale)
     report = json.loads((folder / "compression.json").read_text(encoding="utf-8"))
     moved = sum(item.size for item in packed.values())
     kept = {n: t for n, t in tensors.items() if not n.startswith(f"{SHARED}.{_ID}.")}
@@ -86,13 +93,43 @@ def _modules(model: nn.Module, stored: set[str]) -> tuple[str, str | None, bool]
     """Names of the embeddings and the head (None: no dense one is stored or tied), and whether they are tied."""
     library: Any = model
     names = {module: name for name, module in model.named_modules()}
-    table, output = library.get_input_embeddings(), library.get_output_embeddings()
+    try:
+        table, output = library.get_input_embeddings(), library.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = output = None
     name = names.get(table)
     if name is None or not isinstance(table, nn.Embedding) or f"{name}.weight" not in stored:
-        raise VqError("embeddings: found no table of embeddings that is stored under its own name")
+        raise NoEmbeddings(
+            "embeddings: found no table of embeddings that is stored under its own name"
+        )
+    sharing = [
+        other
+        for other, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Embedding)
+        and other != name
+        and f"{other}.weight" not in stored
+        and module.weight.shape == table.weight.shape
+    ]
+    if sharing:
+        raise NoEmbeddings(f"embeddings: {name} is shared with {', '.join(sharing)}")
+    _scale(table)
     head = names.get(output) if isinstance(output, nn.Linear) else None
     tied = head is not None and f"{head}.weight" not in stored
     return name, head, tied
+
+
+def _scale(table: nn.Embedding) -> float:
+    """What a table multiplies its rows by: 1, or ``embed_scale`` of the scaled embeddings of Gemma and others.
+
+    Raises:
+        NoEmbeddings: for a table that computes something else.
+    """
+    if type(table).forward is nn.Embedding.forward:
+        return 1.0
+    found = getattr(table, "scalar_embed_scale", getattr(table, "embed_scale", None))
+    if not isinstance(found, (int, float)):
+        raise NoEmbeddings(f"embeddings: {type(table).__name__} is more than a look-up of rows")
+    return float(found)
 
 
 def _packed(
@@ -136,6 +173,7 @@ def _describe(
     book: Codebook,
     modules: tuple[str, str | None, bool],
     options: CompressOptions,
+    scale: float,
 ) -> None:
     """Write into ``quantization_config`` what is packed."""
     name, head, tied = modules
@@ -145,6 +183,7 @@ def _describe(
         "codebook": _ID,
         "rotate": options.rotation != "none",
         "tied": head if tied else None,
+        "scale": scale,
     }
     if head is not None and not tied:
         config["modules_to_not_convert"].remove(head)

@@ -17,7 +17,7 @@ from vq.compressors.calibrate import Activations, NotAChain, capture
 from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
 from vq.compressors.hessian import my_windows
 from vq.compressors.options import KEEP, CompressOptions
-from vq.compressors.pack_embedding import pack_embeddings
+from vq.compressors.pack_embedding import NoEmbeddings, pack_embeddings
 from vq.compressors.plan_stage import planned
 from vq.compressors.quantize import BlockResult, Shelf
 from vq.compressors.ranks import TIMEOUT, Ranks, join
@@ -244,11 +244,22 @@ class _Run:
                 max_shard_bytes,
                 samples,
             )
-            if self.options.embeddings != KEEP:
-                report = pack_embeddings(folder, self.skeleton.model, self.options, max_shard_bytes)
+            report = self._pack_embeddings(folder, max_shard_bytes) or report
             publish(folder, target)
         self.ranks.wait()
         return report
+
+    def _pack_embeddings(self, folder: Path, max_shard_bytes: int) -> dict[str, Any] | None:
+        """Pack the embeddings of the finished folder, if the options say so; the new report."""
+        if self.options.embeddings == KEEP:
+            return None
+        try:
+            return pack_embeddings(folder, self.skeleton.model, self.options, max_shard_bytes)
+        except NoEmbeddings as reason:
+            if self.options.embeddings == self.options.packed_embeddings:
+                raise
+            self.notes.append(f"{reason}; they stay as they are")
+            return None
 
     def blocks(self, samples: Samples | None) -> int:
         """Quantize all blocks that are not finished; returns how many were."""

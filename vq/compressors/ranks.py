@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,6 +122,9 @@ def join(timeout: float = TIMEOUT) -> Iterator[Ranks]:
     if torch.distributed.is_initialized():
         yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
         return
+    # Its functions take the group of that moment as a default argument: imported later, they keep the group and its
+    # threads alive to the end of the interpreter, where a thread that frees a tensor aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     with _watched():
         torch.distributed.init_process_group(_backend(), timeout=timedelta(seconds=timeout))
     try:

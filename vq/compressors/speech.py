@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -150,9 +151,9 @@ def transcribe(model: Any, features: Tensor, limit: int = 200) -> Tensor:
         limit: most tokens that are written.
     """
     most = getattr(model.config, "max_target_positions", None) or limit
-    made = model.generate(
-        features, do_sample=False, max_length=None, max_new_tokens=min(limit, most - 8)
-    )
+    settings = copy.deepcopy(model.generation_config)
+    settings.max_length, settings.max_new_tokens = None, min(limit, most - 8)
+    made = model.generate(features, generation_config=settings, do_sample=False)
     tokens: Tensor = made[0]
     return tokens
 
