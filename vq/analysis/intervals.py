@@ -25,7 +25,7 @@ def around(
     """``value`` plus and minus ``half``, within what the value can be; None where the half is not a number."""
     if not (math.isfinite(value) and math.isfinite(half)):
         return None
-    return max(value - half, low), min(value + half, high)
+    return min(max(value - half, low), value), max(min(value + half, high), value)
 
 
 def half_width(influence: np.ndarray) -> float:

@@ -77,9 +77,10 @@ def compare(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
         if snr is not None:
             word = "more" if snr > 0 else "less"
             rate = s.number("rate_change") or 0.0
+            change = "as much" if abs(snr) < 0.005 else f"{abs(snr):.2f} dB {word}"
             yield Finding(
                 "note",
-                f"The second has {abs(snr):.2f} dB {word} signal to noise at {rate:+.3g} bits a dimension.",
+                f"The second has {change} signal to noise at {rate:+.3g} bits a dimension.",
                 "on the same vectors",
                 "",
                 "compare",
