@@ -87,10 +87,12 @@ def test_ball_is_below_every_lattice():
 
 
 @pytest.mark.parametrize(("entries", "dim"), [(6000, 8), (3000, 3)])
-def test_cells_are_those_of_a_search_through_all_entries(entries, dim):
+def test_cells_are_those_of_a_search_through_all_entries(entries, dim, monkeypatch):
     """Shortcuts (near entries first, cells given up early) change nothing."""
     from vq.analysis import cells
 
+    monkeypatch.setattr(cells, "_NEAR", 24)
+    monkeypatch.setattr(cells, "_NEAR_WIDE", 200)
     table = torch.randn(entries, dim, generator=torch.Generator().manual_seed(3))
     lengths = table.square().sum(1)
     kept = 0

@@ -19,6 +19,7 @@ LATTICES = {
 """Dimension and normalised second moment. J. Conway, N. Sloane, "Sphere packings, lattices and groups", table 2.3."""
 MOST_DIM = 24
 _CELLS, _RAYS = 64, 1024
+_NEAR, _NEAR_WIDE = 1024, 4096  # entries that are looked at first, from 8 dimensions on the second
 _FIRST = 32  # rays of a cell that are tried against all entries before the others are
 
 
@@ -100,9 +101,8 @@ def _walls(
     centre = table[pick]
     rough = lengths - 2 * (table @ centre)  # squared distances less a constant, up to rounding
     rough[pick] = math.inf
-    near = rough.topk(
-        min(1024 if table.shape[1] < 8 else 4096, len(table) - 1), largest=False
-    ).indices
+    most = _NEAR if table.shape[1] < 8 else _NEAR_WIDE
+    near = rough.topk(min(most, len(table) - 1), largest=False).indices
     inverse, squares = _inverse(table[near], centre)
     direction = torch.randn(rays // 2, table.shape[1], generator=generator)
     direction /= direction.norm(dim=1, keepdim=True)
