@@ -19,6 +19,7 @@ from vq.compressors.speech import (
     read_sound,
     score_speech,
     sound_files,
+    transcribe,
     word_errors,
     words_of,
 )
@@ -210,6 +211,23 @@ def test_compress_and_score_a_speech_model(listened, tmp_path):
     }
     assert scores[2].reference_loss == pytest.approx(own.loss)
     assert abs(scores[6].loss - own.loss) < abs(scores[2].loss - own.loss)
+
+
+@pytest.mark.hf
+def test_a_transcript_begins_with_the_whole_prompt_and_is_greedy(listened):
+    source, sounds = listened
+    model = vq.load(source.folder, dtype=torch.float32)
+    features = open_listener(source.folder, "x").features(sorted(sounds.glob("*.wav"))[0]).float()
+    told = transcribe(model, features, limit=6)
+    settings = model.generation_config
+    prompt = [model.config.decoder_start_token_id, settings.no_timestamps_token_id]
+    assert told[:2].tolist() == prompt and 2 < len(told) <= 8
+    muted = [*(settings.suppress_tokens or [])]
+    for place in range(2, len(told)):
+        logits = model(input_features=features, decoder_input_ids=told[None, :place]).logits[0, -1]
+        first = (settings.begin_suppress_tokens or []) if place == 2 else []
+        logits[[*muted, *first]] = -math.inf
+        assert told[place] == logits.argmax()
 
 
 @pytest.mark.hf

@@ -150,12 +150,31 @@ def transcribe(model: Any, features: Tensor, limit: int = 200) -> Tensor:
         features: ``(1, mels, frames)``.
         limit: most tokens that are written.
     """
+    from transformers import GenerationMixin
+
     most = getattr(model.config, "max_target_positions", None) or limit
+    prompt = _prompt(model, features)
     settings = copy.deepcopy(model.generation_config)
-    settings.max_length, settings.max_new_tokens = None, min(limit, most - 8)
-    made = model.generate(features, generation_config=settings, do_sample=False)
+    settings.max_length, settings.max_new_tokens = prompt.shape[1] + min(limit, most - 8), None
+    settings.do_sample = False
+    # Whisper's own generate leaves the prompt out of what it returns
+    made = GenerationMixin.generate(
+        model, features, decoder_input_ids=prompt, generation_config=settings
+    )
     tokens: Tensor = made[0]
     return tokens
+
+
+def _prompt(model: Any, features: Tensor) -> Tensor:
+    """What a decoder is given first, ``(1, tokens)``: its start; Whisper's language and task; no time stamps."""
+    settings = model.generation_config
+    prompt = [int(model.config.decoder_start_token_id)]
+    if getattr(settings, "is_multilingual", False) and getattr(settings, "lang_to_id", None):
+        prompt.append(int(model.detect_language(features)[0]))
+        prompt.append(int(settings.task_to_id["transcribe"]))
+    if getattr(settings, "no_timestamps_token_id", None) is not None:
+        prompt.append(int(settings.no_timestamps_token_id))
+    return torch.tensor([prompt])
 
 
 def speech_windows(
@@ -197,9 +216,6 @@ def _prompted(model: Any, features: Tensor) -> Tensor:
     """A transcript as what the decoder is given: its start token first, no end."""
     own = features.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
     tokens = transcribe(model, own)
-    start = int(model.config.decoder_start_token_id)
-    if int(tokens[0]) != start:
-        tokens = torch.cat([torch.tensor([start]), tokens])
     ends = (tokens == int(model.config.eos_token_id)).nonzero()[:, 0]
     later = ends[ends > 0]
     return tokens[: int(later[0])][None] if later.numel() else tokens[None]
