@@ -1,7 +1,7 @@
 """How long ``vq analyze`` takes: tokens by the hundred million, a large codebook, a compressed model.
 
     python benchmarks/analysis.py --json benchmarks/results/analysis.json
-    python benchmarks/analysis.py --model COMPRESSED
+    python benchmarks/analysis.py --model COMPRESSED --original ORIGINAL
 
 Seconds of CPU time of the whole process, and of the clock. Without ``--model`` a folder with the matrices of a
 Llama-like model of 135 million parameters is made, its codes drawn at random: they decode as fast as any.
@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,8 +24,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from vq.analysis.analyze import analyze, gather
+from vq.analysis.analyze import analyze
 from vq.analysis.environment import result, table, write_json
+from vq.analysis.gather import gather
 from vq.analysis.open import open_subject
 from vq.analysis.subject import Subject, Table
 from vq.codebooks import build
@@ -121,21 +125,62 @@ def token_rows(tokens: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def codebook_row(seed: int) -> dict[str, Any]:
+def command(what: str, *arguments: object, **more: Any) -> dict[str, Any]:
+    """The whole command in a process of its own, start of Python and the page included."""
+    before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        page = Path(name) / "report.html"
+        subprocess.run(
+            [sys.executable, "-m", "vq.cli", "analyze", *map(str, arguments), "-o", page],
+            check=True,
+            capture_output=True,
+        )
+        more["page_bytes"] = page.stat().st_size
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{what}: {cpu:.2f} s CPU", flush=True)
+    return {"what": what, "cpu_s": cpu, "wall_s": time.perf_counter() - wall, **more}
+
+
+def codebook_rows(seed: int) -> list[dict[str, Any]]:
     values = torch.randn(65536, 8, generator=torch.Generator().manual_seed(seed))
     subject = Subject("codebook", "random", Path("random"), tables=(Table("", values),))
-    return timed("report, 65536 x 8", lambda: analyze(subject), entries=65536)
-
-
-def model_row(path: str | None, seed: int) -> dict[str, Any]:
-    if path is not None:
-        return timed(f"report, {Path(path).name}", lambda: analyze(open_subject(path)))
     with tempfile.TemporaryDirectory() as name:
-        write_model(Path(name), seed)
-        weights = BLOCKS * sum(rows * columns for rows, columns in SHAPES.values())
-        return timed(
-            "report, compressed model", lambda: analyze(open_subject(name)), weights=weights
-        )
+        np.save(Path(name) / "table.npy", values.numpy())
+        return [
+            timed("report, 65536 x 8", lambda: analyze(subject), entries=65536),
+            command("command with page, 65536 x 8", Path(name) / "table.npy", entries=65536),
+        ]
+
+
+def write_original(folder: Path, seed: int) -> None:
+    """Dense matrices of the model of ``write_model``."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"model.layers.{block}.{part}.weight": torch.randn(*shape, generator=generator).half()
+        for block in range(BLOCKS)
+        for part, shape in SHAPES.items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+
+def model_rows(path: str | None, original: str | None, seed: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as dense:
+        more: dict[str, Any] = {}
+        if path is None:
+            write_model(Path(name), seed)
+            write_original(Path(dense), seed)
+            path, original = name, dense
+            more["weights"] = BLOCKS * sum(rows * columns for rows, columns in SHAPES.values())
+        rows = [
+            timed("report, compressed model", lambda: analyze(open_subject(path)), **more),
+            command("command with page, compressed model", path, **more),
+        ]
+        if original is not None:
+            what = "command with page, compressed model and its original"
+            rows.append(command(what, path, original, **more))
+        return rows
 
 
 def main() -> None:
@@ -144,12 +189,13 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=float, default=1e8)
     parser.add_argument("--model", help="folder of a compressed model")
+    parser.add_argument("--original", help="folder of that model before compression")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="file for the result")
     args = parser.parse_args()
     rows = [
-        codebook_row(args.seed),
-        model_row(args.model, args.seed),
+        *codebook_rows(args.seed),
+        *model_rows(args.model, args.original, args.seed),
         *token_rows(int(args.tokens), args.seed),
     ]
     lines = [[r["what"], f"{r['cpu_s']:.2f}", f"{r['wall_s']:.2f}"] for r in rows]

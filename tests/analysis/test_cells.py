@@ -38,7 +38,8 @@ def test_lattices(name):
     generator = torch.Generator().manual_seed(0)
     from vq.analysis import cells
 
-    walls = cells._walls(points[order], 0, 20_000, generator)
+    rows = points[order]
+    walls = cells._walls(rows, rows.square().sum(1), 0, 20_000, generator)
     dim, want = LATTICES[name]
     log_t = walls.double().log()
     surface = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
@@ -62,7 +63,7 @@ def test_rays_against_points_thrown():
     table[0] = 0
     from vq.analysis import cells
 
-    walls = cells._walls(table, 0, 40_000, generator)
+    walls = cells._walls(table, table.square().sum(1), 0, 40_000, generator)
     volume = 4 * math.pi / 3 * float(walls.double().pow(3).mean())
     moment = 4 * math.pi / 5 * float(walls.double().pow(5).mean())
     side = 2 * float(walls.max()) * 1.01
@@ -83,3 +84,30 @@ def test_ball_is_below_every_lattice():
     assert ball_moment(10_000) == pytest.approx(1 / (2 * math.pi * math.e), rel=1e-3)
     for dim, moment in LATTICES.values():
         assert moment >= ball_moment(dim) * 0.9999
+
+
+@pytest.mark.parametrize(("entries", "dim"), [(6000, 8), (3000, 3)])
+def test_cells_are_those_of_a_search_through_all_entries(entries, dim, monkeypatch):
+    """Shortcuts (near entries first, cells given up early) change nothing."""
+    from vq.analysis import cells
+
+    monkeypatch.setattr(cells, "_NEAR", 24)
+    monkeypatch.setattr(cells, "_NEAR_WIDE", 200)
+    table = torch.randn(entries, dim, generator=torch.Generator().manual_seed(3))
+    lengths = table.square().sum(1)
+    kept = 0
+    for pick in range(12):
+        found = cells._walls(table, lengths, pick, 256, torch.Generator().manual_seed(pick))
+        direction = torch.randn(128, dim, generator=torch.Generator().manual_seed(pick))
+        direction /= direction.norm(dim=1, keepdim=True)
+        direction = torch.cat([direction, -direction])
+        others = torch.cat([table[:pick], table[pick + 1 :]]).double() - table[pick].double()
+        cuts = (direction.double() @ (2 * others / others.square().sum(1, keepdim=True)).T).amax(1)
+        walls = 1 / cuts
+        far = walls.max() > cells._reach(dim) * walls.median()
+        if not bool((cuts > 0).all()) or bool(far):
+            assert found is None
+        else:
+            kept += 1
+            torch.testing.assert_close(found.double(), walls, rtol=1e-4, atol=1e-5)
+    assert 0 < kept

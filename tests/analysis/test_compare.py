@@ -11,7 +11,9 @@ import torch
 from vq.analysis.analyze import analyze
 from vq.analysis.assignment import assign
 from vq.analysis.compare import compare_sections, linear_cka
+from vq.analysis.gather import gather
 from vq.analysis.open import open_subject
+from vq.analysis.plots import figures
 from vq.analysis.subject import Subject, Table
 from vq.errors import VqError
 
@@ -71,20 +73,24 @@ def codes_file(path, codes):
     return open_subject(path)
 
 
+def compared(first, second):
+    return compare_sections(first, second, gather(first.codes), gather(second.codes))
+
+
 def test_agreement_of_codes(tmp_path):
     generator = np.random.default_rng(0)
     a = generator.integers(0, 32, 20_000)
     first = codes_file(tmp_path / "a.npy", a)
     renamed = codes_file(tmp_path / "b.npy", (a * 5 + 3) % 32)
-    (section,) = compare_sections(first, renamed)
+    (section,) = compared(first, renamed)
     assert section.number("agreement") == pytest.approx(1, abs=1e-6)
     assert section.number("same_codes") < 0.1
     noise = codes_file(tmp_path / "c.npy", generator.integers(0, 32, 20_000))
-    (section,) = compare_sections(first, noise)
+    (section,) = compared(first, noise)
     assert section.number("agreement") == pytest.approx(0, abs=0.02)
     assert section.number("use_divergence") < 0.01
     half = codes_file(tmp_path / "d.npy", np.concatenate([[31], a[1:] % 16]))
-    (section,) = compare_sections(first, half)
+    (section,) = compared(first, half)
     p, q = np.full(32, 1 / 32), np.r_[np.full(16, 1 / 16), np.zeros(16)]
     middle = (p + q) / 2
     want = (
@@ -107,8 +113,26 @@ def test_distortion_side_by_side(tmp_path):
 def test_nothing_in_common(tmp_path):
     with pytest.raises(VqError, match="nothing to compare"):
         compare_sections(subject(torch.randn(4, 3)), codes_file(tmp_path / "a.npy", np.arange(9)))
-    with pytest.raises(VqError, match="expected the same positions"):
-        compare_sections(
-            codes_file(tmp_path / "a.npy", np.arange(9)),
-            codes_file(tmp_path / "b.npy", np.arange(8)),
-        )
+
+
+def test_two_sets_of_tokens_side_by_side(tmp_path):
+    """Of any length: use of both, with the codes of each position where there are as many."""
+    generator = np.random.default_rng(0)
+    even, few = generator.integers(0, 32, 20_000), generator.integers(0, 3, 9_000)
+    few[0] = 31
+    found = analyze(codes_file(tmp_path / "even.npy", even), codes_file(tmp_path / "few.npy", few))
+    use = {section.part: section for section in found.of("usage")}
+    assert list(use) == ["even.npy", "few.npy"]
+    assert use["even.npy"].number("used") == 1
+    assert use["few.npy"].number("used") == pytest.approx(4 / 32)
+    (section,) = found.of("compare")
+    assert section.get("agreement") is None and "cannot be compared" in section.notes[0]
+    assert section.number("use_divergence") > 0.5
+    assert any(
+        f.severity == "warn" and "of few.npy has collapsed" in f.text for f in found.findings
+    )
+    assert any("Use of the entries differs" in f.text for f in found.findings)
+    (rank,) = figures(found, "usage")
+    assert "even.npy" in rank.svg and "few.npy" in rank.svg
+    twice = analyze(*(codes_file(tmp_path / "even.npy", even) for _ in range(2)))
+    assert [s.part for s in twice.of("usage")] == ["first", "second"]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
+import types
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -134,3 +139,159 @@ def test_aqlm_quantized_linear(tmp_path):
     (found,) = open_subject(tmp_path / "m.safetensors").layers
     want = _dequantize_weight(unpack_int_data(layer.codes, 8), layer.codebooks, layer.scales)
     assert torch.allclose(found.dense(), want, atol=1e-6)
+
+
+@pytest.fixture
+def without_init(monkeypatch):
+    """Imports modules of a package whose ``__init__`` wants more than is installed here."""
+    before = set(sys.modules)
+
+    def bare(*names):
+        for name in names:
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                pytest.skip(f"needs {name.partition('.')[0]}")
+            package = types.ModuleType(name)
+            package.__path__ = list(spec.submodule_search_locations)
+            monkeypatch.setitem(sys.modules, name, package)
+
+    yield bare
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("encodec", "dac", "vptq"):
+            del sys.modules[name]
+
+
+def test_taming_transformers(saved):
+    pytest.importorskip("taming")
+    from taming.modules.vqvae.quantize import GumbelQuantize, VectorQuantizer2
+
+    class Model(torch.nn.Module):
+        def __init__(self, quantize):
+            super().__init__()
+            self.quantize = quantize
+
+    plain = Model(VectorQuantizer2(16, 4, beta=0.25))
+    subject = saved(plain)
+    assert subject.facts["library"] == "VQGAN"
+    assert torch.equal(subject.tables[0].values, plain.quantize.embedding.weight.data)
+    gumbel = Model(GumbelQuantize(4, 4, 16))
+    assert torch.equal(saved(gumbel).tables[0].values, gumbel.quantize.embed.weight.data)
+
+
+def test_encodec_of_its_own_library(tmp_path, without_init):
+    without_init("encodec")
+    from encodec.quantization.vq import ResidualVectorQuantizer
+
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantizer(dimension=8, n_q=3, bins=16, kmeans_init=True).train()
+    quantizer(torch.randn(2, 8, 200), sample_rate=75)
+    torch.save({f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}, tmp_path / "m.pt")
+    subject = open_subject(tmp_path / "m.pt")
+    assert subject.structure == "residual" and len(subject.tables) == 3
+    for table, layer in zip(subject.tables, quantizer.vq.layers, strict=True):
+        assert torch.equal(table.values, layer._codebook.embed)
+        assert torch.equal(table.counts, layer._codebook.cluster_size)
+
+
+def test_dac_of_its_own_library(tmp_path, without_init):
+    without_init("dac", "dac.nn")
+    from dac.nn.quantize import ResidualVectorQuantize
+
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantize(
+        input_dim=8, n_codebooks=2, codebook_size=16, codebook_dim=4
+    ).eval()
+    state = {f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}
+    torch.save({"state_dict": state, "metadata": {"kwargs": {"n": 2}}}, tmp_path / "weights.pth")
+    subject = open_subject(tmp_path / "weights.pth")
+    assert subject.facts["library"] == "DAC" and all(t.cosine for t in subject.tables)
+    every = torch.arange(16)[None]
+    for table, energy, part in zip(
+        subject.tables, subject.facts["stage_energy"], quantizer.quantizers, strict=True
+    ):
+        assert torch.equal(table.values, part.codebook.weight.data)
+        with torch.no_grad():
+            values = part.out_proj(part.decode_code(every))
+        spread = values[0].var(1, unbiased=False).sum()
+        assert energy == pytest.approx(float(spread), rel=1e-5)
+
+
+def test_a_whole_mimi_model_of_transformers(tmp_path):
+    lib = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 4}
+    config = lib.MimiConfig(
+        **sizes,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_filters=2,
+        codebook_size=16,
+        codebook_dim=4,
+        vector_quantization_hidden_dimension=4,
+        num_quantizers=4,
+        num_semantic_quantizers=1,
+        upsample_groups=8,
+    )
+    model = lib.MimiModel(config)
+    parts = (
+        ("semantic", model.quantizer.semantic_residual_vector_quantizer),
+        ("acoustic", model.quantizer.acoustic_residual_vector_quantizer),
+    )
+    for _, part in parts:
+        for layer in part.layers:
+            layer.codebook.embed_sum.copy_(torch.randn(16, 4))
+            layer.codebook.cluster_usage.copy_(torch.rand(16) + 1)
+    model.save_pretrained(tmp_path / "mimi")
+    subject = open_subject(tmp_path / "mimi")
+    tables = {t.name: t for t in subject.tables}
+    assert len(tables) == 4 and "Mimi" in subject.facts["library"]
+    for word, part in parts:
+        for number, layer in enumerate(part.layers):
+            found = tables[f"{word} stage {number}"]
+            assert torch.allclose(found.values, layer.codebook.embed)
+            assert torch.equal(found.counts, layer.codebook.cluster_usage)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_vptq_linear(tmp_path, without_init, monkeypatch, packed):
+    without_init("vptq", "vptq.layers", "vptq.utils")
+    unused = types.ModuleType("sentence_transformers.SentenceTransformer")
+    unused.SentenceTransformer = None  # imported there, and not used
+    monkeypatch.setitem(sys.modules, "sentence_transformers", types.ModuleType("unused"))
+    monkeypatch.setitem(sys.modules, unused.__name__, unused)
+    from vptq.layers.vqlinear import VQuantLinear
+    from vptq.utils.pack import pack_index
+
+    torch.manual_seed(0)
+    args = {"in_features": 12, "out_features": 10, "vector_lens": [-1, 4], "num_centroids": [-1, 16],
+            "num_res_centroids": [-1, 4 if packed else -1], "group_num": 1, "group_size": 12, "outlier_size": 0,
+            "indices_as_float": False, "enable_norm": True, "enable_perm": True,
+            "is_indice_packed": packed, "bias": False}  # fmt: skip
+    layer = VQuantLinear(**args, enable_proxy_error=False, dtype=torch.float32)
+    main, more = torch.randint(16, (1, 3, 12)), torch.randint(4, (1, 3, 12))
+    perm = torch.randperm(12)
+    layer.centroids.weight.data = torch.randn(1, 64)
+    layer.weight_scale.data, layer.weight_bias.data = torch.rand(12), torch.rand(12)
+    layer.perm.data = perm.short()
+    if packed:
+        layer.res_centroids.weight.data = torch.randn(1, 16)
+        layer.indices.data = pack_index(
+            indice=main.short(),
+            index_bits=4,
+            res_indice=more.short(),
+            res_bits=2,
+            index_dtype=torch.uint16,
+        )
+    else:
+        layer.indices.data = main.short()  # with residuals, this version cannot be built unpacked
+    save_file(
+        {f"l.0.q.{k}": v.contiguous() for k, v in layer.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
+    about = {"quant_method": "vptq", "config_for_layers": {"l.0.q": args}}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": about}))
+    (found,) = open_subject(tmp_path).layers
+    with torch.no_grad():
+        want = layer(torch.eye(12)).T
+    assert found.shape == (10, 12)
+    assert torch.allclose(found.dense(), want, atol=1e-5)

@@ -179,11 +179,11 @@ def test_use_by_rank_against_pixels():
         p for p in ET.fromstring(figure.svg).iter("polyline") if p.get("stroke") == "#0072b2"
     ]
     points = [tuple(float(v) for v in p.split(",")) for p in line.get("points").split()]
-    wide, tall = 560 - 62 - 16, 320 - 46 - 10
+    wide, tall = 560 - 74 - 16, 320 - 46 - 10
     for (x, y), rank, share in zip(points, (1, 2, 3), (0.7, 0.2, 0.1), strict=True):
         across = (math.log(rank) / math.log(3) + 0.05) / 1.1
         up = (math.log(share / 0.1) / math.log(7) + 0.05) / 1.1
-        assert (x, y) == pytest.approx((62 + across * wide, 10 + (1 - up) * tall), abs=0.06)
+        assert (x, y) == pytest.approx((74 + across * wide, 10 + (1 - up) * tall), abs=0.06)
 
 
 def test_families_lie_above_shannons_line_and_have_kinds():

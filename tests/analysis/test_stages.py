@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from vq.analysis.analyze import analyze
+from vq.analysis.coded import code_vectors, stage_curve
+from vq.analysis.information import corrected_information, mutual_information
 from vq.analysis.open_codebook import subject_of
-from vq.analysis.rate import code_vectors, rate_section, stage_curve, water_filling
+from vq.analysis.rate import rate_section, water_filling
 from vq.analysis.sequence import block_entropies
-from vq.analysis.stages import corrected_information, mutual_information, stages_section
+from vq.analysis.stages import stages_section
 from vq.analysis.stream import UseCounter
 from vq.analysis.subject import Chunk, Subject, Table
 from vq.codebooks import build
@@ -140,8 +142,9 @@ def test_block_entropies_of_a_markov_chain():
     row = np.cumsum(steps) % 4
     rate = -(0.9 * math.log2(0.9) + 0.1 * math.log2(0.1 / 3))
     found = block_entropies(row, np.array([0]))
-    assert found[0] == pytest.approx(2, rel=0.02)
-    assert found[1:] == pytest.approx([rate] * 3, rel=0.02)
+    assert found[0].bits == pytest.approx(2, rel=0.02)
+    assert [block.bits for block in found[1:]] == pytest.approx([rate] * 3, rel=0.02)
+    assert all(abs(block.bits - rate) < 2 * block.half for block in found[1:])
 
 
 def test_blocks_do_not_cross_items():

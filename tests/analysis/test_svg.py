@@ -44,19 +44,19 @@ def test_span_leaves_out_what_no_axis_shows():
 
 
 def test_points_and_lines_lie_where_they_should():
-    """Plot area: 62 to 462 across, 254 (y = 0) to 10 (y = 4) down."""
-    chart = Chart("t", (0, 4), (0, 4), ("x", "y"), size=(478, 300))
+    """Plot area: 74 to 474 across, 254 (y = 0) to 10 (y = 4) down."""
+    chart = Chart("t", (0, 4), (0, 4), ("x", "y"), size=(490, 300))
     chart.points([1, 2, 9], [1, 4, 1], "#000000", radius=3)
     chart.line([0, 4, 4, 0], [0, 4, None, 2], "#111111")
     chart.bars([2], [2], "#222222", 1.0)
     root = ET.fromstring(chart.svg("words"))
     circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("circle")]
-    assert circles[:2] == [(162, 193), (262, 10)]  # the third lies outside
-    assert root.find(".//polyline").get("points") == "62.0,254.0 462.0,10.0"
-    assert circles[2] == (62, 132)  # what is left of the line after the gap
+    assert circles[:2] == [(174, 193), (274, 10)]  # the third lies outside
+    assert root.find(".//polyline").get("points") == "74.0,254.0 474.0,10.0"
+    assert circles[2] == (74, 132)  # what is left of the line after the gap
     (bar,) = root.iter("rect")
     box = [float(bar.get(k)) for k in ("x", "y", "width", "height")]
-    assert box == [212, 132, 100, 122]
+    assert box == [224, 132, 100, 122]
 
 
 def test_cells_lie_where_they_should():

@@ -135,3 +135,14 @@ def test_trend():
     found = training_section(History(scalars))
     assert found.number("utilization_trend") == pytest.approx(-0.3, abs=0.02)
     assert found.number("utilization_lowest") == pytest.approx(0.35)
+
+
+def test_the_worst_of_several_codes_is_named():
+    """A mean over codes hides the one that has collapsed."""
+    each = {"codebook/utilization": 0.88, "codebook/utilization_0": 1.0}
+    each |= {"codebook/utilization_1": 0.05, "codebook/perplexity_1": 2.0}
+    section = training_section(History({k: ((100, v), (200, v)) for k, v in each.items()}))
+    found = section.get("utilization")
+    assert found.value == 0.05 and "codebook/utilization_1" in found.note
+    assert section.number("training_perplexity") == 2
+    assert section.series[0].key == "codebook/utilization_1"

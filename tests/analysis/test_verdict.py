@@ -12,7 +12,7 @@ from vq.analysis.model import Analysis, Finding, Measurement, Section
 from vq.analysis.open import open_subject
 from vq.analysis.text import LINES, summary
 from vq.analysis.verdict import judge
-from vq.analysis.words import parts
+from vq.analysis.words import natural, parts, shortened
 from vq.errors import VqError
 from vq.quantizers import make
 from vq.tokenizers.backbones import make_backbone
@@ -208,3 +208,20 @@ def test_conditions_on_what_was_not_measured():
         Condition.parse("snr>1").holds(analysis())
     with pytest.raises(VqError, match="has no value here"):
         Condition.parse("purity>1").holds(analysis())
+
+
+def test_few_entries_in_use_are_not_said_to_repeat(tmp_path):
+    """Two entries repeat each other by chance; that is no matter of the hop."""
+    generator = np.random.default_rng(0)
+    codes = np.repeat(generator.integers(0, 2, 4000), 8)
+    found = usage_of(codes, 64, tmp_path)
+    assert "collapsed" in found.findings[0].text
+    assert not any("repeat the one before" in f.text for f in found.findings)
+
+
+def test_names_in_the_order_of_people_and_without_what_they_share():
+    names = ["m.layers.10.q", "m.layers.2.q", "m.layers.2.k", "m.norm"]
+    assert sorted(names, key=natural) == ["m.layers.2.k", "m.layers.2.q", "m.layers.10.q", "m.norm"]
+    assert shortened(names) == ["layers.10.q", "layers.2.q", "layers.2.k", "norm"]
+    assert shortened(names[:3]) == ["10.q", "2.q", "2.k"] and shortened(["a.b"]) == ["b"]
+    assert shortened([]) == []

@@ -40,6 +40,10 @@ def test_a_codebook_with_codes_vectors_and_labels(files, capsys):
     assert {s.key for s in analysis.sections} == {"usage", "sequence", "geometry", "rate", "labels"}
     assert {m.key for _, m in analysis.measurements()} <= set(CATALOGUE)
     assert all(m.definition for _, m in analysis.measurements())
+    for _, m in analysis.measurements():
+        reason = m.value is None or m.interval.startswith("none: ")
+        assert (m.low is None) == (m.high is None)
+        assert reason if m.low is None else m.low <= m.value <= m.high, m.key
     assert analysis.of("labels")[0].number("purity") == 1
     assert analysis.of("usage")[0].number("entries") == 64
 
@@ -79,6 +83,16 @@ def test_a_spec_is_a_path_too(capsys):
     assert "N(0, 1)" in capsys.readouterr().out
     assert main(["analyze", "kmeans(dim=5, entries=17)"]) == 2
     assert "no table is shipped" in capsys.readouterr().err
+
+
+def test_two_paths_have_intervals_too(files):
+    arguments = [str(files / "table.npy"), str(files / "table.npy"), "--vectors"]
+    assert main(["analyze", *arguments, str(files / "x.npy"), "--json", str(files / "b.json")]) == 0
+    analysis = Analysis.from_dict(json.loads((files / "b.json").read_text()))
+    compared = [m for s in analysis.of("compare") for m in s.measurements]
+    assert {m.key for m in compared} >= {"matched_cosine", "matched_distance", "cka", "snr_change"}
+    for m in compared:
+        assert m.interval.startswith("none: ") if m.low is None else m.low <= m.value <= m.high
 
 
 def test_two_paths(files, capsys):

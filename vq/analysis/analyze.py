@@ -3,86 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vq.analysis.coded import Coded, code_vectors, stage_curve
 from vq.analysis.compare import compare_sections
-from vq.analysis.estimators import Spectrum
+from vq.analysis.gather import Progress, Streams, gather
 from vq.analysis.geometry import geometry_section
-from vq.analysis.labels import LabelCounter, labels_section
+from vq.analysis.labels import labels_section
 from vq.analysis.model import Analysis, Section
-from vq.analysis.rate import Coded, code_vectors, rate_section, stage_curve
-from vq.analysis.sequence import sequence_section
+from vq.analysis.rate import rate_section
 from vq.analysis.stages import stages_section
-from vq.analysis.stream import Listener, PairCounter, Sampler, UseCounter, read
-from vq.analysis.subject import Chunk, Codes, Subject
+from vq.analysis.subject import Chunk, Subject
 from vq.analysis.training import training_section
-from vq.analysis.usage import usage_section
 from vq.analysis.verdict import judge
 from vq.analysis.weights import weights_section
 from vq.errors import VqError
 
 _GAUSSIAN_NUMBERS = 1 << 20
 _MOST_TABLES = 64
-Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Streams:
-    """What one pass over codes has gathered.
-
-    Attributes:
-        codes: the streams.
-        uses: of each.
-        pairs: of each.
-        sample: pieces of all.
-        labels: joint counts with labels; None without.
-        positions: read.
-    """
-
-    codes: Codes
-    uses: tuple[UseCounter, ...]
-    pairs: tuple[PairCounter, ...]
-    sample: Chunk
-    labels: LabelCounter | None
-    positions: int
-
-
-class _Bar:
-    """Tells how many positions were read."""
-
-    def __init__(self, done: Progress) -> None:
-        self.done = done
-
-    def add(self, chunk: Chunk, position: int) -> None:
-        """Hear a chunk."""
-        self.done(position + chunk.codes.shape[1])
-
-
-def gather(codes: Codes, labels: np.ndarray | None = None, done: Progress | None = None) -> Streams:
-    """Read codes once.
-
-    Raises:
-        VqError: for codes out of range, or labels of another number than positions.
-    """
-    streams = range(len(codes.entries))
-    uses = tuple(UseCounter(codes.entries[q], q) for q in streams)
-    pairs = tuple(PairCounter(codes.entries[q], q) for q in streams)
-    sampler = Sampler()
-    counter = None if labels is None else LabelCounter(labels, codes.entries)
-    heard: list[Listener] = [*uses, *pairs, sampler]
-    heard += [] if counter is None else [counter]
-    heard += [] if done is None else [_Bar(done)]
-    positions = read(codes, heard)
-    if counter is not None and positions != len(counter.labels):
-        raise VqError(
-            f"labels: expected one for each of {positions} positions, got {len(counter.labels)}"
-        )
-    return Streams(codes, uses, pairs, sampler.result(), counter, positions)
 
 
 def analyze(
@@ -98,27 +41,44 @@ def analyze(
         subject: what to look at.
         other: what to compare it with; None for nothing.
         seed: of samples, shuffles and rays.
-        done: hears how many positions of the codes were read.
+        done: hears how many positions of the codes of a subject were read.
 
     Raises:
         VqError: if parts of the subject contradict each other.
     """
-    streams = None if subject.codes is None else gather(subject.codes, subject.labels, done)
+    own, others = _owners(subject, other)
+    streams = _read(subject, done, own)
+    beside = None if other is None else _read(other, done, others)
     subject, note = _with_vectors(subject, seed)
     coded = _coded(subject, seed)
     sections = [
-        *_of_streams(streams, seed),
+        *(section for s in (streams, beside) if s is not None for section in s.sections(seed)),
         *_of_tables(subject, streams, coded, seed),
         *_of_the_rest(subject, other, streams, seed),
     ]
     if other is not None:
-        sections += compare_sections(subject, other, seed)
+        sections += compare_sections(subject, other, streams, beside, seed)
     if note:
         sections = [replace(s, notes=(*s.notes, note)) if s.key == "rate" else s for s in sections]
     settings = {"seed": seed, "version": _version()}
     name = subject.name if other is None else f"{subject.name} and {other.name}"
     found = tuple(sections)
     return Analysis(subject.kind, name, dict(subject.facts), found, judge(subject, found), settings)
+
+
+def _read(subject: Subject, done: Progress | None, owner: str) -> Streams | None:
+    if subject.codes is None:
+        return None
+    return gather(subject.codes, subject.labels, done, owner)
+
+
+def _owners(subject: Subject, other: Subject | None) -> tuple[str, str]:
+    """What tells the parts of two subjects with codes apart: names, or numbers where these are equal."""
+    if other is None or subject.codes is None or other.codes is None:
+        return "", ""
+    if subject.name != other.name:
+        return subject.name, other.name
+    return "first", "second"
 
 
 def _version() -> str:
@@ -150,16 +110,6 @@ def _coded(subject: Subject, seed: int) -> Coded | None:
         return code_vectors(subject, subject.vectors(), seed)
     except ValueError as error:
         raise VqError(str(error)) from error
-
-
-def _of_streams(streams: Streams | None, seed: int) -> Iterator[Section]:
-    if streams is None:
-        return
-    for q, (use, pairs) in enumerate(zip(streams.uses, streams.pairs, strict=True)):
-        part = streams.codes.name(q)
-        yield usage_section(use, part, seed)
-        spectrum = Spectrum.of(use.counts) if use.types is None else use.types.result().spectrum
-        yield sequence_section(pairs.result(), spectrum, use.entries, streams.sample, q, part, seed)
 
 
 def _of_tables(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vq.analysis.catalogue_intervals import INTERVALS
 from vq.analysis.model import Measurement
 
 
@@ -98,6 +99,8 @@ second_moment | normalised second moment of cells | | mean squared distance a di
 second_moment_ball | of a ball | | the lowest there can be in this dimension: Gamma(d/2+1)^(2/d) / ((d+2) pi)
 unbounded_cells | unbounded cells | | share of the sampled entries whose cell does not end in some direction
 cell_spread | spread of cell volumes | | standard deviation of log2 volume over the bounded cells sampled
+mass_by_volume | use goes with volume | | correlation of log2 use and log2 volume over the bounded cells sampled whose
+  entry has tokens: below 0 where large cells lie in empty regions, as those of a fitted table do
 # rate and distortion
 rate | rate | bits | nominal bits a dimension: log2 of the entries of all stages over dim
 entropy_rate | entropy rate | bits | bits a dimension after ideal coding of each stage by itself: sum of entropies
@@ -203,7 +206,7 @@ def measured(
         key: its name.
         value: the number; None where it cannot be had, ``note`` says why.
         n: from how many.
-        interval: 95 %.
+        interval: 95 %; None where it has none, or cannot be had here.
         note: what a reader must know.
         label: in place of the catalogue's.
 
@@ -212,4 +215,5 @@ def measured(
     """
     about = CATALOGUE[key]
     low, high = interval or (None, None)
-    return Measurement(key, value, about.unit, label or about.label, about.text, n, low, high, note)
+    name = label or about.label
+    return Measurement(key, value, about.unit, name, about.text, n, low, high, note, INTERVALS[key])

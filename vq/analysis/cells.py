@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ LATTICES = {
 }
 """Dimension and normalised second moment. J. Conway, N. Sloane, "Sphere packings, lattices and groups", table 2.3."""
 MOST_DIM = 24
-_CELLS, _RAYS, _NEAR = 64, 1024, 1024
+_CELLS, _RAYS = 64, 1024
+_NEAR, _NEAR_WIDE = 1024, 4096  # entries that are looked at first, from 8 dimensions on the second
+_FIRST = 32  # rays of a cell that are tried against all entries before the others are
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Cells:
         bounded: how many cells.
         sampled: of how many.
         spread: standard deviation of log2 volume over the bounded cells.
+        picks: rows of the bounded cells.
+        volumes: log2 of their volumes.
     """
 
     second_moment: float | None
@@ -40,6 +44,8 @@ class Cells:
     bounded: int
     sampled: int
     spread: float | None
+    picks: tuple[int, ...] = ()
+    volumes: tuple[float, ...] = ()
 
 
 def ball_moment(dim: int) -> float:
@@ -63,36 +69,68 @@ def measure_cells(
     """
     entries, dim = table.shape
     picks = torch.randperm(entries, generator=generator)[:cells]
-    log_volume, log_moment = [], []
+    table = table - table.mean(0)
+    lengths = table.square().sum(1)
+    log_volume, log_moment, bounded = [], [], []
     for pick in picks.tolist():
-        walls = _walls(table, pick, rays, generator)
+        walls = _walls(table, lengths, pick, rays, generator)
         if walls is None:
             continue
+        bounded.append(pick)
         log_t = walls.double().log()
         surface = math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
         log_volume.append(surface - math.log(dim) + _log_mean(dim * log_t))
         log_moment.append(surface - math.log(dim + 2) + _log_mean((dim + 2) * log_t))
-    return _summary(torch.tensor(log_volume), torch.tensor(log_moment), dim, len(picks))
+    found = _summary(torch.tensor(log_volume), torch.tensor(log_moment), dim, len(picks))
+    volumes = tuple(volume / math.log(2) for volume in log_volume)
+    return replace(found, picks=tuple(bounded), volumes=volumes)
 
 
-def _walls(table: Tensor, pick: int, rays: int, generator: torch.Generator) -> Tensor | None:
-    """Distances to the walls of one cell ``(rays,)``; None where it does not end, or hardly."""
-    away = table - table[pick]
-    squares = away.square().sum(1)
-    squares[pick] = math.inf
-    inverse = 2 * away / squares[:, None]  # an entry cuts a ray u at 1 / (u . inverse)
-    near = squares.topk(min(_NEAR, len(table) - 1), largest=False).indices
+def _walls(
+    table: Tensor, lengths: Tensor, pick: int, rays: int, generator: torch.Generator
+) -> Tensor | None:
+    """Distances to the walls of one cell ``(rays,)``; None where it does not end, or hardly.
+
+    Args:
+        table: ``(entries, dim)``.
+        lengths: squared lengths of its rows ``(entries,)``.
+        pick: row of the cell.
+        rays: how many.
+        generator: of their directions.
+    """
+    centre = table[pick]
+    rough = lengths - 2 * (table @ centre)  # squared distances less a constant, up to rounding
+    rough[pick] = math.inf
+    most = _NEAR if table.shape[1] < 8 else _NEAR_WIDE
+    near = rough.topk(min(most, len(table) - 1), largest=False).indices
+    inverse, squares = _inverse(table[near], centre)
     direction = torch.randn(rays // 2, table.shape[1], generator=generator)
     direction /= direction.norm(dim=1, keepdim=True)
     direction = torch.cat([direction, -direction])
-    cuts = (direction @ inverse[near].T).amax(1)
-    beyond = cuts * squares[near].max().sqrt() < 2  # an entry farther away could cut it
+    cuts = (direction @ inverse.T).amax(1)
+    reach = float(squares.max().sqrt()) * (1 - 1e-3)
+    beyond = cuts * reach < 2  # an entry farther away could cut it
+    limit = _reach(table.shape[1]) * float(torch.where(cuts > 0, 1 / cuts, math.inf).median())
     if bool(beyond.any()) and len(near) < len(table) - 1:
-        cuts[beyond] = (direction[beyond] @ inverse.T).amax(1)
+        if reach / 2 > limit:  # the walls of those rays are farther than half the reach
+            return None
+        others = _inverse(torch.cat([table[:pick], table[pick + 1 :]]), centre)[0]
+        rows = beyond.nonzero()[:, 0]
+        for some in (rows[:_FIRST], rows[_FIRST:]):
+            cuts[some] = (direction[some] @ others.T).amax(1) if len(some) else cuts[some]
+            if bool((cuts[some] * limit < 1).any()):
+                return None
     if not bool((cuts > 0).all()):
         return None
     walls = 1 / cuts
     return walls if float(walls.max()) <= _reach(table.shape[1]) * float(walls.median()) else None
+
+
+def _inverse(entries: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """``2 (b - c) / |b - c|^2``: an entry cuts a ray u at 1 / (u . inverse); and the squared distances."""
+    away = entries - centre
+    squares = torch.einsum("nd,nd->n", away, away)
+    return 2 * away / squares[:, None], squares
 
 
 def _reach(dim: int) -> float:

@@ -12,7 +12,7 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,22 +102,40 @@ def richness(spectrum: Spectrum) -> float:
 def standard_error(
     statistic: Callable[[Spectrum], float], spectrum: Spectrum, seed: int = 0
 ) -> float:
-    """Standard deviation of a statistic over samples drawn anew (counts become Poisson numbers around themselves)."""
-    repeats = np.rint(spectrum.types).astype(np.int64)
-    total = int(repeats.sum())
-    if total == 0:
-        return 0.0
-    draws = int(min(_DRAWS, _MOST_DRAWN // total))
-    if draws < 8:  # millions of types: the plain one of an average over tokens
+    """Standard deviation of a statistic of entropy over samples drawn anew.
+
+    Counts become Poisson numbers around themselves; of millions of types, it is that of the plug-in entropy.
+    """
+    return standard_errors((statistic,), spectrum, seed)[0]
+
+
+def standard_errors(
+    statistics: Sequence[Callable[[Spectrum], float]], spectrum: Spectrum, seed: int = 0
+) -> list[float]:
+    """``standard_error`` of several statistics on the same draws."""
+    drawn = redrawn(spectrum, seed)
+    if drawn is None:  # millions of types: the plain one of an average over tokens
         p = spectrum.counts / spectrum.n
         surprise = -np.log2(p)
         mean = (spectrum.types * p * surprise).sum()
         spread = (spectrum.types * p * (surprise - mean) ** 2).sum()
-        return float(math.sqrt(max(spread, 0.0) / spectrum.n))
+        return [float(math.sqrt(max(spread, 0.0) / spectrum.n))] * len(statistics)
+    values = np.array([[statistic(draw) for statistic in statistics] for draw in drawn])
+    if not len(values):
+        return [0.0] * len(statistics)
+    return [float(value) for value in np.std(values, axis=0, ddof=1)]
+
+
+def redrawn(spectrum: Spectrum, seed: int = 0) -> Iterator[Spectrum] | None:
+    """Samples drawn anew: counts become Poisson numbers around themselves. None where types are too many for it."""
+    repeats = np.rint(spectrum.types).astype(np.int64)
+    total = int(repeats.sum())
+    draws = int(min(_DRAWS, _MOST_DRAWN // total)) if total else 0
+    if total and draws < 8:
+        return None
     generator = np.random.default_rng(seed)
     each = np.repeat(spectrum.counts, repeats)
-    values = [statistic(Spectrum.of(generator.poisson(each))) for _ in range(draws)]
-    return float(np.std(values, ddof=1))
+    return (Spectrum.of(generator.poisson(each)) for _ in range(draws))
 
 
 def gini(counts: np.ndarray) -> float:
@@ -128,6 +146,21 @@ def gini(counts: np.ndarray) -> float:
     k = len(counts)
     order = np.sort(counts).astype(np.float64)
     return float(((2 * np.arange(1, k + 1) - k - 1) * order).sum() / (k * total))
+
+
+def gini_error(counts: np.ndarray) -> float:
+    """Standard error of the Gini coefficient by the delta method.
+
+    It is ``sum w p`` with weights ``(2 rank - K - 1) / K``, and at first order ranks do not move: the variance of the
+    weights over the tokens, over N.
+    """
+    total, k = float(counts.sum()), len(counts)
+    if not total:
+        return 0.0
+    p = np.sort(counts).astype(np.float64) / total
+    weights = (2 * np.arange(1, k + 1) - k - 1) / k
+    mean = float((p * weights).sum())
+    return math.sqrt(max(float((p * weights * weights).sum()) - mean * mean, 0.0) / total)
 
 
 def gini_even(tokens_per_entry: float) -> float:
@@ -164,10 +197,21 @@ def zipf_fit(counts: np.ndarray) -> ZipfFit | None:
         middle = (low + high) / 2
         low, high = (middle, high) if _moments(middle, log_rank)[0] > target else (low, middle)
     _, variance = _moments(low, log_rank)
-    x, y = log_rank[: len(order)], np.log(order)
-    spread = float(np.var(y))
-    r2 = float(np.corrcoef(x, y)[0, 1] ** 2) if spread > 1e-12 else 0.0
-    return ZipfFit((low + high) / 2, 1 / math.sqrt(n * max(variance, 1e-12)), r2)
+    return ZipfFit((low + high) / 2, 1 / math.sqrt(n * max(variance, 1e-12)), _straight(order))
+
+
+def _straight(order: np.ndarray) -> float:
+    """Squared correlation of log count and log rank, of falling counts above 0."""
+    if len(order) < 3:
+        return 0.0
+    x, y = np.log(np.arange(1, len(order) + 1)), np.log(order)
+    return float(np.corrcoef(x, y)[0, 1] ** 2) if float(np.var(y)) > 1e-12 else 0.0
+
+
+def straightness(spectrum: Spectrum) -> float:
+    """``r2`` of ``zipf_fit``, of a spectrum with whole numbers of types."""
+    repeats = np.rint(spectrum.types[::-1]).astype(np.int64)
+    return _straight(np.repeat(spectrum.counts[::-1], repeats))
 
 
 def _moments(exponent: float, log_rank: np.ndarray) -> tuple[float, float]:
@@ -185,4 +229,4 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
     p, z2 = hits / n, Z95**2
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    return min(max(middle - half, 0.0), p), max(min(middle + half, 1.0), p)

@@ -75,11 +75,7 @@ def vptq_layer(
             )
         return values
 
-    bits = {}
-    for part in _PARTS:
-        if f"{at}{part}" in tensors:
-            stored = tensors.get(f"{at}{part}")
-            bits[part.removesuffix(".weight")] = 8 * stored.numel() * stored.element_size()
+    bits = _bits(tensors, at)
     spec = f"VPTQ v{main.table.shape[2]}-k{main.table.shape[1]}"
     spec += "" if residual is None else f"-{residual.table.shape[1]}"
     layer = Layer(name, (out, int(args["in_features"])), spec, bits, {}, dense, units)
@@ -91,6 +87,15 @@ def vptq_layer(
         for book in range(len(each.table))
     ]  # fmt: skip
     return layer, parts
+
+
+def _bits(tensors: Tensors, at: str) -> dict[str, int]:
+    bits = {}
+    for part in _PARTS:
+        if f"{at}{part}" in tensors:
+            stored = tensors.get(f"{at}{part}")
+            bits[part.removesuffix(".weight")] = 8 * stored.numel() * stored.element_size()
+    return bits
 
 
 def _args(tensors: Tensors, name: str, about: Mapping[str, Any]) -> Mapping[str, Any]:

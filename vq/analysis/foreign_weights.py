@@ -14,6 +14,7 @@ from torch import Tensor
 from vq.analysis.foreign_files import Tensors
 from vq.analysis.foreign_vptq import vptq_layer
 from vq.analysis.subject import Chunk, Codes, Layer, Subject, Table
+from vq.analysis.words import natural
 from vq.errors import VqError
 
 _MOST_STREAMS = 8  # streams that are followed pair by pair; use is counted for all
@@ -36,13 +37,15 @@ def is_weights(names: Iterable[str]) -> bool:
 
 def _aqlm_layers(names: set[str]) -> list[str]:
     found = [n.removesuffix("codebooks") for n in names if n.rpartition(".")[2] == "codebooks"]
-    return sorted(at for at in found if f"{at}codes" in names and f"{at}scales" in names)
+    return sorted(
+        (at for at in found if f"{at}codes" in names and f"{at}scales" in names), key=natural
+    )
 
 
 def _vptq_layers(names: set[str]) -> list[str]:
     end = "centroids.weight"
     found = [n.removesuffix(end) for n in names if n == end or n.endswith(f".{end}")]
-    return sorted(at for at in found if f"{at}indices" in names)
+    return sorted((at for at in found if f"{at}indices" in names), key=natural)
 
 
 def open_weights(tensors: Tensors, config: Mapping[str, Any]) -> Subject:

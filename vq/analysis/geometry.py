@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from vq.analysis.catalogue import measured
-from vq.analysis.cells import CUBE, LATTICES, MOST_DIM, ball_moment, measure_cells
+from vq.analysis.cells import MOST_DIM
 from vq.analysis.estimators import wilson
+from vq.analysis.geometry_shape import cells_of, effective_rank, participation, spread_of
+from vq.analysis.intervals import Interval, of_median
 from vq.analysis.model import Measurement, Section, Series
 from vq.analysis.subject import Table
 from vq.codebooks.nearest import search
 
+__all__ = [
+    "effective_rank",
+    "geometry_section",
+    "participation",
+    "rms_spread",
+    "two_neighbours",
+]
 _SAMPLE = 4096  # entries whose neighbours are looked for
 _FEW = 64  # unit rows without a spread of their own
 _POINTS = 2000  # of the map
@@ -40,49 +52,21 @@ def geometry_section(
         notes.append(f"{int((~finite).sum())} of {entries} rows are not finite and were left out")
         values = values[finite]
     rows = [measured("entries", entries), measured("dim", dim)]
-    unique = values.unique(dim=0)
+    kept = None if counts is None else counts[finite]
+    unique, same = values.unique(dim=0, return_inverse=True)
     if len(values) >= 2:
-        rows += _spread(values) + _neighbours(values, len(unique), generator)
+        rows += spread_of(values) + _neighbours(values, len(unique), generator)
     if cells and dim <= MOST_DIM and len(unique) > dim + 1:
-        rows += _cells(unique, generator)
+        together = (
+            None if kept is None else torch.zeros(len(unique)).index_add_(0, same, kept.float())
+        )
+        rows += cells_of(unique, generator, together)
     elif cells:
         notes.append(f"cells are not measured for {len(unique)} different entries of {dim} numbers")
-    kept = None if counts is None else counts[finite]
     series = (code_map(values, kept, generator), _norm_histogram(values)) if len(values) else ()
     return Section(
         "geometry", "Places of the entries", table.name, tuple(rows), series, (), tuple(notes)
     )
-
-
-def _spread(values: Tensor) -> list[Measurement]:
-    n = len(values)
-    norms = values.norm(dim=1)
-    centred = (values - values.mean(0)).double()
-    eigenvalues = torch.linalg.eigvalsh(centred.T @ centred / n).clamp_min(0)
-    unit = torch.nn.functional.normalize(values.double(), dim=1)
-    cosine = (float(unit.sum(0).square().sum()) - n) / (n * (n - 1))
-    mean = float(norms.mean())
-    return [
-        measured("norm", mean, n),
-        measured("norm_spread", float(norms.std()) / mean if mean else 0.0, n),
-        measured("effective_rank", effective_rank(eigenvalues), n),
-        measured("participation", participation(eigenvalues), n),
-        measured("anisotropy", cosine, n),
-    ]
-
-
-def effective_rank(eigenvalues: Tensor) -> float:
-    """Exponential of the entropy of the singular values (roots of a covariance's eigenvalues)."""
-    singular = eigenvalues.clamp_min(0).sqrt()
-    if not bool(singular.sum() > 0):
-        return 0.0
-    return float(torch.special.entr(singular / singular.sum()).sum().exp())
-
-
-def participation(eigenvalues: Tensor) -> float:
-    """Square of the sum over sum of the squares."""
-    squares = float(eigenvalues.square().sum())
-    return float(eigenvalues.sum()) ** 2 / squares if squares else 0.0
 
 
 def _neighbours(values: Tensor, unique: int, generator: torch.Generator) -> list[Measurement]:
@@ -91,15 +75,16 @@ def _neighbours(values: Tensor, unique: int, generator: torch.Generator) -> list
     first, second = two_neighbours(values, picks)
     spread = rms_spread(values)
     near = int((first <= NEAR * spread).sum())
-    even = _even_distance(values, generator)
+    apart = _even_distances(values, generator).numpy()
+    even, between = float(np.median(apart)), of_median(first.numpy())
     middle = float(first.median())
     kept = first > 1e-6 * spread
     n = len(picks)
     return [
         measured("duplicates", 1 - unique / entries, entries),
         measured("near_duplicates", near / n, n, wilson(near, n)),
-        measured("neighbour_distance", middle, n),
-        measured("neighbour_ratio", middle / even if even else 0.0, n),
+        measured("neighbour_distance", middle, n, between),
+        measured("neighbour_ratio", middle / even if even else 0.0, n, _ratio(between, apart)),
         _intrinsic(first[kept], second[kept]),
     ]
 
@@ -121,14 +106,26 @@ def two_neighbours(values: Tensor, picks: Tensor) -> tuple[Tensor, Tensor]:
     return first, order[:, 2] if top > 2 else first
 
 
-def _even_distance(values: Tensor, generator: torch.Generator) -> float:
-    """Median nearest distance of as many points of a Gaussian with the same mean and covariance."""
+def _even_distances(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Nearest distances of some of as many points of a Gaussian with the same mean and covariance."""
     entries, dim = values.shape
     centred = (values - values.mean(0)).double()
     eigenvalues = torch.linalg.eigvalsh(centred.T @ centred / entries).clamp_min(0)
     points = torch.randn(entries, dim, generator=generator) * eigenvalues.sqrt().float()
     picks = torch.arange(min(entries, 1024))
-    return float(two_neighbours(points, picks)[0].median())
+    return two_neighbours(points, picks)[0]
+
+
+def _ratio(between: Interval | None, apart: np.ndarray) -> Interval | None:
+    """Interval of a ratio of medians: that of the first over the other's median, and the other's own width."""
+    below, even = of_median(apart), float(np.median(apart))
+    if between is None or below is None or not even or not below[0]:
+        return None
+    middle = math.sqrt(between[0] * between[1])
+    if not middle:
+        return None
+    half = math.hypot(math.log(between[1] / between[0]), math.log(below[1] / below[0])) / 2
+    return middle / even * math.exp(-half), middle / even * math.exp(half)
 
 
 def _intrinsic(first: Tensor, second: Tensor) -> Measurement:
@@ -150,31 +147,6 @@ def _intrinsic(first: Tensor, second: Tensor) -> Measurement:
     value = kept / total
     half = 1.96 * value / kept**0.5
     return measured("intrinsic_dim", value, kept, (value - half, value + half))
-
-
-def _cells(unique: Tensor, generator: torch.Generator) -> list[Measurement]:
-    found, dim = measure_cells(unique, generator), unique.shape[1]
-    marks = [f"cube {CUBE:.4f}"]
-    marks += [f"{name} {g:.4f}" for name, (d, g) in LATTICES.items() if d == dim and d > 1]
-    interval = None if found.low is None or found.high is None else (found.low, found.high)
-    open_cells = found.sampled - found.bounded
-    if found.second_moment is None:
-        moment = measured("second_moment", None, 0, note="no bounded cell among those sampled")
-    else:
-        moment = measured(
-            "second_moment", found.second_moment, found.bounded, interval, ", ".join(marks)
-        )
-    return [
-        moment,
-        measured("second_moment_ball", ball_moment(dim)),
-        measured(
-            "unbounded_cells",
-            open_cells / found.sampled,
-            found.sampled,
-            wilson(open_cells, found.sampled),
-        ),
-        measured("cell_spread", found.spread, found.bounded),
-    ]
 
 
 def code_map(values: Tensor, counts: Tensor | None, generator: torch.Generator) -> Series:

@@ -8,20 +8,22 @@ Reference:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vq.analysis.catalogue import measured
-from vq.analysis.estimators import Spectrum, entropy_plugin, wilson
+from vq.analysis.estimators import Z95, Spectrum, entropy_plugin, wilson
+from vq.analysis.explicitness import explicitness
+from vq.analysis.information import pointwise
+from vq.analysis.intervals import around, chance_error, half_width, of_ratio
 from vq.analysis.model import Matrix, Measurement, Section
 from vq.analysis.stream import SAMPLE
 from vq.analysis.subject import Chunk, Codes
 from vq.errors import VqError
 
-_MOST_VALUES = 1 << 12  # one-hot columns of the regression
-_ROWS = 1 << 14  # tokens of the regression
+_TOKENS = 1 << 16  # from which the intervals of modularity and compactness are made
+_STEP = 1e-5
 _ACTIVE = 1e-3  # bits of entropy from which a code counts as used
 
 
@@ -79,7 +81,8 @@ def labels_section(counter: LabelCounter, streams: Codes, seed: int = 0) -> Sect
     whole, first = _joined(codes), labels[:, 0]
     if labels.shape[1] == 1:
         rows += _clusters(whole, first, generator)
-    table = nmi_matrix(labels, codes, generator)
+    told = tell(labels, codes, generator)
+    table = told.table
     factors = [f"factor {i}" for i in range(labels.shape[1])]
     names = tuple(streams.name(q) or "code" for q in range(codes.shape[1]))
     matrix = Matrix(
@@ -93,8 +96,7 @@ def labels_section(counter: LabelCounter, streams: Codes, seed: int = 0) -> Sect
     )
     if labels.shape[1] > 1:
         active = [entropy_plugin(Spectrum.of(np.bincount(c))) > _ACTIVE for c in codes.T]
-        modularity, compactness = info_mc(table[:, active])
-        rows += [measured("modularity", modularity, n), measured("compactness", compactness, n)]
+        rows += told.concentrations(np.array(active), n)
     rows.append(explicitness(codes, labels, generator))
     return Section("labels", "Codes and labels", "", tuple(rows), (), (matrix,))
 
@@ -110,21 +112,31 @@ def _clusters(
     codes: np.ndarray, labels: np.ndarray, generator: np.random.Generator
 ) -> list[Measurement]:
     n = len(codes)
-    joint = contingency(labels, codes)
-    chance = contingency(generator.permutation(labels), codes)
-    purity = float(joint.max(0).sum()) / n
-    mi, by_chance = (information(t) for t in (joint, chance))
-    of_labels, of_codes = (entropy_plugin(Spectrum.of(joint.sum(axis))) for axis in (1, 0))
-    homogeneous = mi / of_labels if of_labels else 1.0
-    complete = mi / of_codes if of_codes else 1.0
-    both = homogeneous + complete
-    return [
-        measured("purity", purity, n, wilson(purity * n, n)),
-        measured("purity_chance", float(chance.max(0).sum()) / n, n),
-        measured("label_purity", float(joint.max(1).sum()) / n, n),
-        measured("pnmi", (mi - by_chance) / of_labels if of_labels else 0.0, n),
-        measured("v_measure", 2 * homogeneous * complete / both if both else 0.0, n),
+    shuffled = generator.permutation(labels)
+    joint, chance = contingency(labels, codes), contingency(shuffled, codes)
+    rows = [
+        measured(key, hits / n, n, wilson(hits, n))
+        for key, hits in (
+            ("purity", float(joint.max(0).sum())),
+            ("purity_chance", float(chance.max(0).sum())),
+            ("label_purity", float(joint.max(1).sum())),
+        )
     ]
+    whole, by_chance = pointwise(labels, codes), information(chance)
+    each, both = whole.information, whole.first + whole.second
+    mi = max(float(each.mean()), 0.0)
+    pnmi, half = 0.0, 0.0
+    of_labels = float(whole.first.mean())
+    if of_labels:
+        pnmi = (mi - by_chance) / of_labels
+        noise = math.sqrt(2) * Z95 * chance_error(*whole.types, n) / of_labels
+        half = math.hypot(half_width((each - pnmi * whole.first) / of_labels), noise)
+    rows.append(measured("pnmi", pnmi, n, around(pnmi, half, -1.0, 1.0)))
+    # of homogeneity mi / H(labels) and completeness mi / H(codes), the harmonic mean
+    total = float(both.mean())
+    value, wide = (2 * mi / total, 2 * of_ratio(each, both)) if total else (1.0, 0.0)
+    rows.append(measured("v_measure", value, n, around(value, wide, 0.0, 1.0)))
+    return rows
 
 
 def contingency(labels: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -144,14 +156,57 @@ def information(joint: np.ndarray) -> float:
 
 def nmi_matrix(labels: np.ndarray, codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Information of each factor and each code over the factor's entropy ``(factors, Q)``, chance taken off."""
+    return tell(labels, codes, generator).table
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What codes tell of factors.
+
+    Attributes:
+        table: information over the factor's entropy ``(factors, Q)``, chance taken off.
+        moves: by how much some of the tokens move each number of it ``(factors, Q, tokens)``.
+    """
+
+    table: np.ndarray
+    moves: np.ndarray
+
+    def concentrations(self, active: np.ndarray, n: int) -> list[Measurement]:
+        """Modularity and compactness over the codes in use ``(Q,)``."""
+        table, moves = self.table[:, active], self.moves[:, active]
+        value = info_mc(table)
+        slopes = np.zeros((2, *table.shape))
+        for place in np.ndindex(*table.shape):
+            step = np.zeros_like(table)
+            step[place] = _STEP
+            slopes[(slice(None), *place)] = np.subtract(
+                info_mc(table + step), info_mc(np.maximum(table - step, 0.0))
+            ) / (min(float(table[place]), _STEP) + _STEP)
+        each = np.einsum("mfq,fqn->mn", slopes, moves)
+        return [
+            measured(key, v, n, around(v, half_width(e) * math.sqrt(len(e) / n), 0.0, 1.0))
+            for key, v, e in zip(("modularity", "compactness"), value, each, strict=True)
+        ]
+
+
+def tell(labels: np.ndarray, codes: np.ndarray, generator: np.random.Generator) -> Told:
+    """What each code ``(n, Q)`` tells of each factor ``(n, factors)``."""
+    every = max(len(labels) // _TOKENS, 1)
     found = np.zeros((labels.shape[1], codes.shape[1]))
+    moves = np.zeros((*found.shape, len(labels[::every])))
     for i, label in enumerate(labels.T):
-        entropy = entropy_plugin(Spectrum.of(np.bincount(label)))
         shuffled = generator.permutation(label)
         for j, code in enumerate(codes.T):
-            gain = information(contingency(label, code)) - information(contingency(shuffled, code))
-            found[i, j] = max(gain, 0.0) / entropy if entropy else 0.0
-    return found
+            whole = pointwise(label, code)
+            entropy = float(whole.first.mean()) if len(whole.first) else 0.0
+            if not entropy:
+                continue
+            gain = float(whole.information.mean()) - information(contingency(shuffled, code))
+            found[i, j] = max(gain, 0.0) / entropy
+            if gain > 0:
+                each = whole.information - found[i, j] * whole.first
+                moves[i, j] = (each / entropy)[::every]
+    return Told(found, moves)
 
 
 def info_mc(table: np.ndarray) -> tuple[float, float]:
@@ -174,55 +229,3 @@ def _concentration(rows: np.ndarray, width: int) -> float:
         return 0.0
     share = rows[telling].max(1) / sums[telling]
     return float(((share - 1 / width) / (1 - 1 / width)).mean())
-
-
-def explicitness(
-    codes: np.ndarray, labels: np.ndarray, generator: np.random.Generator
-) -> Measurement:
-    """How well a logistic regression on the codes (one column for each value) tells each factor, on held-out tokens."""
-    values = [np.unique(c, return_inverse=True)[1].reshape(-1) for c in codes.T]
-    widths = [int(v.max()) + 1 for v in values]
-    if sum(widths) > _MOST_VALUES:
-        note = f"{sum(widths)} values of codes; the regression takes up to {_MOST_VALUES}"
-        return measured("explicitness", None, len(codes), note=note)
-    picks = generator.permutation(len(codes))[:_ROWS]
-    offsets = np.concatenate([[0], np.cumsum(widths)[:-1]])
-    columns = torch.from_numpy(np.stack(values, 1)[picks] + offsets)
-    half = len(picks) // 2
-    if half < 2:
-        return measured("explicitness", None, len(codes), note="too few labelled tokens")
-    scores = []
-    for label in labels.T:
-        target = torch.from_numpy(np.unique(label, return_inverse=True)[1].reshape(-1)[picks])
-        if int(target.max()) == 0:
-            continue
-        scores.append(_score(columns, target, sum(widths), half))
-    if not scores:
-        return measured("explicitness", None, len(codes), note="every factor has one value alone")
-    return measured("explicitness", float(np.mean(scores)), len(picks) - half)
-
-
-def _score(columns: Tensor, target: Tensor, width: int, half: int) -> float:
-    """``1 - H(model) / H(constant)`` on the second half, of a model learned on the first."""
-    classes = int(target.max()) + 1
-    weight = torch.zeros(width, classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=40, line_search_fn="strong_wolfe")
-
-    def logits(rows: Tensor) -> Tensor:
-        return torch.nn.functional.embedding_bag(rows, weight, mode="sum") + bias
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(logits(columns[:half]), target[:half])
-        loss = loss + weight.square().sum() * (0.05 / half)
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    with torch.no_grad():
-        model = float(torch.nn.functional.cross_entropy(logits(columns[half:]), target[half:]))
-    counts = torch.bincount(target[:half], minlength=classes).double() + 0.5
-    constant = -float((counts / counts.sum()).log()[target[half:]].mean())
-    return max(1 - model / constant, 0.0) if constant > 1e-9 and math.isfinite(model) else 0.0

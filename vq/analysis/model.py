@@ -33,6 +33,7 @@ class Measurement:
         low: lower end of the 95 % interval; None where there is none.
         high: upper end.
         note: what a reader must know to use the number.
+        interval: how the interval is made; "none: ..." says why there is none.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Measurement:
     low: float | None = None
     high: float | None = None
     note: str = ""
+    interval: str = ""
 
 
 @dataclass(frozen=True)

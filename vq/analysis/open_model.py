@@ -17,6 +17,7 @@ from vq.analysis.open import OWN, opener
 from vq.analysis.packed import decode_packed, rotate, signs_of
 from vq.analysis.packed_sides import SIDES, beside, decode_own
 from vq.analysis.subject import Layer, Subject
+from vq.analysis.words import natural
 from vq.codebooks import Codebook, build
 from vq.errors import VqError
 
@@ -90,11 +91,12 @@ def open_model(path: Path) -> Subject:
     files = _Files(path)
     report = _report(path)
     books = {key: _book(path, files, key, entry) for key, entry in about["codebooks"].items()}
-    names = sorted(
+    packed = (
         name.removesuffix(".weight")
         for name, (_, kind) in files.shapes.items()
         if name.endswith(".weight") and kind == "U8" and not name.startswith(_SHARED)
     )
+    names = sorted(packed, key=natural)
     chosen = about.get("layers", {})
     layers = tuple(
         _layer(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vq._files import atomic_file
 from vq.analysis.model import Analysis, Finding, Section
+from vq.analysis.page_atlas import Atlas, atlas_section
 from vq.analysis.page_images import BUDGET, Picture, pictures
 from vq.analysis.page_style import STYLE
 from vq.analysis.page_tables import measurements, plot_numbers
@@ -34,17 +36,21 @@ _KINDS = {
 }
 # Nothing is loaded from anywhere, whatever a name in the data says.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_ROOM = 200_000  # bytes for captions and headings of plots
 _LONGEST = 300  # letters of a fact
 _Drawn = Mapping[str, Sequence[Figure]]
 
 
-def write_page(analysis: Analysis, path: Path, folder: Path | None = None) -> int:
+def write_page(
+    analysis: Analysis, path: Path, folder: Path | None = None, atlas: Atlas | None = None
+) -> int:
     """Write the report; the file is complete or absent.
 
     Args:
         analysis: what was found.
         path: of the page.
         folder: of the subject, for the pictures that a training run has left there; None for none.
+        atlas: what the most used codes of a tokenizer stand for; None for none.
 
     Returns:
         Bytes of the page.
@@ -53,7 +59,7 @@ def write_page(analysis: Analysis, path: Path, folder: Path | None = None) -> in
         VqError: if the file cannot be written.
     """
     shown = [] if folder is None else pictures(folder, BUDGET)
-    data = page(analysis, shown).encode("utf-8")
+    data = page(analysis, shown, atlas).encode("utf-8")
     try:
         with atomic_file(path) as file:
             file.write(data)
@@ -62,21 +68,23 @@ def write_page(analysis: Analysis, path: Path, folder: Path | None = None) -> in
     return len(data)
 
 
-def page(analysis: Analysis, shown: Sequence[Picture] = ()) -> str:
+def page(analysis: Analysis, shown: Sequence[Picture] = (), atlas: Atlas | None = None) -> str:
     """The report as HTML of less than ``LIMIT`` bytes.
 
     Args:
         analysis: what was found.
         shown: pictures, together within ``page_images.BUDGET``.
+        atlas: what codes stand for, of which ``page_atlas.BUDGET`` is shown.
     """
+    images = Images(shown, atlas_section(atlas))
     keys = dict.fromkeys(section.key for section in analysis.sections)
     drawn: dict[str, Sequence[Figure]] = {key: figures(analysis, key) for key in keys}
     for most in _SHARES:
-        text = _page(analysis, shown, drawn, most)
+        text = _page(analysis, images, drawn, most)
         if len(text.encode("utf-8")) < LIMIT:
             return text
-    drawn = _lighter(drawn, LIMIT // 2)
-    return _page(analysis, shown, drawn, 1)
+    bare = len(_page(analysis, images, {key: () for key in drawn}, 1).encode("utf-8"))
+    return _page(analysis, images, _lighter(drawn, LIMIT - bare - _ROOM), 1)
 
 
 def _lighter(drawn: _Drawn, most: int) -> dict[str, Sequence[Figure]]:
@@ -94,15 +102,35 @@ def _lighter(drawn: _Drawn, most: int) -> dict[str, Sequence[Figure]]:
     return kept
 
 
-def _page(analysis: Analysis, shown: Sequence[Picture], drawn: _Drawn, most: int) -> str:
+@dataclass(frozen=True)
+class Images:
+    """Pictures of the page.
+
+    Attributes:
+        shown: samples of a training run.
+        atlas: what codes stand for, as HTML; empty without.
+    """
+
+    shown: Sequence[Picture]
+    atlas: str
+
+
+def _page(analysis: Analysis, images: Images, drawn: _Drawn, most: int) -> str:
     head = tag("title", clean(f"{analysis.name}: {_VERDICTS[analysis.verdict].lower()}"))
     head += f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f"<style>{STYLE}</style>"
     body = [
         tag("header", [*_verdict(analysis), _facts(analysis.facts)]),
-        _contents(drawn, analysis, bool(shown)),
-        tag("main", [_pictures(shown), *(_part(analysis, key, drawn, most) for key in drawn)]),
+        _contents(drawn, analysis, images),
+        tag(
+            "main",
+            [
+                _pictures(images.shown),
+                images.atlas,
+                *(_part(analysis, key, drawn, most) for key in drawn),
+            ],
+        ),
         _footer(analysis),
     ]
     start = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -139,8 +167,9 @@ def _facts(facts: Mapping[str, Any]) -> str:
     return tag("dl", rows, class_="facts") if rows else ""
 
 
-def _contents(drawn: _Drawn, analysis: Analysis, images: bool) -> str:
-    links = [tag("a", "Before and after", href="#pictures")] if images else []
+def _contents(drawn: _Drawn, analysis: Analysis, images: Images) -> str:
+    links = [tag("a", "Before and after", href="#pictures")] if images.shown else []
+    links += [tag("a", "What the codes stand for", href="#atlas")] if images.atlas else []
     links += [tag("a", clean(_title(analysis.of(key))), href=f"#{_anchor(key)}") for key in drawn]
     items = [tag("li", link) for link in links]
     return tag("nav", tag("ul", items), aria_label="Contents") if items else ""

@@ -34,6 +34,8 @@ figure { margin: 0; break-inside: avoid; min-width: 0; } figure.wide { grid-colu
 .plots.one h3 { grid-column: 1 / -1; }
 figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
 figure img { display: block; max-width: 100%; height: auto; image-rendering: auto; border: 1px solid #d8dee4; }
+.atlas { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 16px 22px; margin: 14px 0; }
+.atlas img { width: 100%; image-rendering: pixelated; border: none; }
 figcaption { font-size: 14px; color: #424a53; margin-top: 6px; }
 details { margin: 10px 0; } summary { cursor: pointer; color: #0550ae; font-size: 15px; }
 .scroll { overflow-x: auto; }
@@ -46,7 +48,7 @@ td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabul
 .notes { font-size: 14px; color: #424a53; }
 footer { margin-top: 48px; border-top: 1px solid #d8dee4; padding-top: 10px; font-size: 13.5px; color: #57606a; }
 @media screen and (max-width: 800px) {
-  .plots, .plots.one figure:not(.wide) { grid-template-columns: 1fr; } body { padding: 16px; } }
+  .plots, .atlas, .plots.one figure:not(.wide) { grid-template-columns: 1fr; } body { padding: 16px; } }
 @media print {
   @page { size: A4; margin: 14mm; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }

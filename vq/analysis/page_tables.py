@@ -56,7 +56,8 @@ def _rows(own: Sequence[tuple[Section, Measurement]], parts: bool) -> list[str]:
 
 
 def _about(m: Measurement) -> str:
-    return f"{m.key}: {m.definition}" if m.definition else m.key
+    words = f"{m.key}: {m.definition}" if m.definition else m.key
+    return f"{words}. Interval: {m.interval}" if m.interval else words
 
 
 def _value(m: Measurement) -> str:

@@ -8,6 +8,7 @@ from vq.analysis.svg import COLOURS, number
 from vq.analysis.svg_axis import span
 from vq.analysis.svg_chart import Chart
 from vq.analysis.svg_heat import MOST, HeatMap
+from vq.analysis.words import shortened
 
 _LINES = 8
 _BARS = 64
@@ -77,10 +78,11 @@ def heat(section: Section, matrix: Matrix) -> list[Figure]:
         return f"{number(spot[0])} ({matrix.rows[spot[1]]}, {matrix.columns[spot[2]]})"
 
     words = f"{len(spots)} values, from {where(low)} to {where(high)} {matrix.unit}".strip()
-    wide = len(matrix.columns) > 12 or max(len(r) for r in matrix.rows) > 20
+    rows = shortened(matrix.rows)
+    wide = len(matrix.columns) > 12 or max(len(r) for r in rows) > 20
     title = titled(matrix.title, section)
     width = 1140.0 if wide else 560.0
-    picture = HeatMap(title, matrix.rows, matrix.columns, matrix.values, matrix.unit, width)
+    picture = HeatMap(title, rows, matrix.columns, matrix.values, matrix.unit, width)
     caption = _sentence(matrix.definition)
     if max(len(matrix.rows), len(matrix.columns)) > MOST:
         caption += f" The first {MOST} rows and columns are shown."

@@ -78,7 +78,7 @@ def _square(
     x: tuple[float, float], y: tuple[float, float]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Ranges with one scale on both axes, so that distances look as they are."""
-    wide, tall = _MAP[0] - 78, _MAP[1] - 56
+    wide, tall = _MAP[0] - 90, _MAP[1] - 56
     scale = max((x[1] - x[0]) / wide, (y[1] - y[0]) / tall)
     middles = (x[0] + x[1]) / 2, (y[0] + y[1]) / 2
     half = scale * wide / 2, scale * tall / 2

@@ -136,9 +136,11 @@ def _both_errors(section: Section, series: Series) -> list[Figure]:
     chart = Chart(title, x, y, labels, (True, True))
     chart.points(weights, proxy, COLOURS[0], tips=names)
     ends = (max(x[0], y[0]), min(x[1], y[1]))
+    moved = "rounding has moved the error to directions that the activations hardly use."
+    caption = f"Where the second is much smaller than the first, {moved}"
     if ends[0] < ends[1]:
         chart.line(ends, ends, SOFT, "equal", "5 4")
-    caption = "Below the dashed line, rounding has moved the error to directions that the activations hardly use."
+        caption = f"Below the dashed line, {moved}"
     words = f"{len(names)} layers; weights {_ends(weights)}, weighted {_ends(proxy)}."
     return [Figure(chart.svg(words), caption)]
 

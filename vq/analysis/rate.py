@@ -3,158 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vq.analysis.catalogue import measured
-from vq.analysis.estimators import Spectrum, entropy_chao_shen, wilson
+from vq.analysis.coded import Coded, decibels, rows_of
+from vq.analysis.estimators import Spectrum, entropy_chao_shen, entropy_miller_madow, wilson
+from vq.analysis.information import surprise
+from vq.analysis.intervals import around, half_width, of_median, of_ratio
 from vq.analysis.model import Measurement, Section, Series
-from vq.analysis.subject import Subject, Table
+from vq.analysis.subject import Subject
 from vq.codebooks.nearest import search
-
-MOST_VECTORS = 1 << 16
-_CHUNK = 1 << 14
-
-
-@dataclass(frozen=True)
-class StageCurve:
-    """Signal to noise as stages are added.
-
-    Attributes:
-        snr: up to each stage, dB.
-        gain: of each, dB.
-        bits: of each, a dimension.
-        per_bit: gain over bits, dB.
-        n: vectors.
-    """
-
-    snr: tuple[float, ...]
-    gain: tuple[float, ...]
-    bits: tuple[float, ...]
-    per_bit: tuple[float, ...]
-    n: int
-
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """Vectors and what a codebook makes of them.
-
-    Attributes:
-        x: ``(n, dim)`` float64.
-        codes: ``(n, Q)`` int64; None where only values are known.
-        values: by stages used, each ``(n, dim)``; the last uses all.
-        entries: of each code.
-    """
-
-    x: Tensor
-    codes: Tensor | None
-    values: tuple[Tensor, ...]
-    entries: tuple[int, ...]
-
-    @property
-    def mse(self) -> float:
-        """Mean squared error a dimension."""
-        return float((self.x - self.values[-1]).square().mean())
-
-    @property
-    def variance(self) -> float:
-        """Of the vectors a dimension, mean removed."""
-        return float((self.x - self.x.mean(0)).square().mean())
-
-
-def code_vectors(subject: Subject, vectors: Tensor, seed: int = 0) -> Coded | None:
-    """Encode vectors (a sample where there are many) with a subject's codebook; None where it cannot.
-
-    Raises:
-        ValueError: for vectors of another length than the codebook's.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    finite = vectors[torch.isfinite(vectors).all(1)]
-    if len(finite) > MOST_VECTORS:
-        finite = finite[torch.randperm(len(finite), generator=generator)[:MOST_VECTORS]]
-    dim = _dim(subject)
-    if dim is None or not len(finite):
-        return None
-    if finite.shape[1] != dim:
-        raise ValueError(
-            f"vectors: expected length {dim} for {subject.name}, got {finite.shape[1]}"
-        )
-    x = finite.float()
-    if not subject.tables:
-        assert subject.quantize is not None
-        values = torch.cat([subject.quantize(part) for part in x.split(_CHUNK)]).double()
-        return Coded(x.double(), None, (values,), ())
-    codes = _codes(subject, x)
-    steps = _partial(subject.tables, subject.structure, codes)
-    return Coded(x.double(), codes, steps, tuple(len(t.values) for t in subject.tables))
-
-
-def _dim(subject: Subject) -> int | None:
-    if not subject.tables:
-        return None if subject.quantize is None else int(subject.facts["dim"])
-    widths = [t.values.shape[1] for t in subject.tables]
-    if subject.structure == "grouped":
-        return sum(widths)
-    return (
-        widths[0]
-        if len(set(widths)) == 1 and (len(widths) == 1 or subject.structure == "residual")
-        else None
-    )
-
-
-def _codes(subject: Subject, x: Tensor) -> Tensor:
-    if subject.encode is not None:
-        found = torch.cat([subject.encode(part) for part in x.split(_CHUNK)]).long()
-        if found.shape[1] == len(subject.tables):
-            return found
-    columns, rest, at = [], x, 0
-    for table in subject.tables:
-        rows = _rows(table)
-        width = rows.shape[1]
-        part = rest[:, at : at + width] if subject.structure == "grouped" else rest
-        looked = torch.nn.functional.normalize(part, dim=1) if table.cosine else part
-        code = search(looked.contiguous(), rows).codes[:, 0].long()
-        columns.append(code)
-        if subject.structure == "grouped":
-            at += width
-        else:
-            rest = rest - rows[code]
-    return torch.stack(columns, 1)
-
-
-def _rows(table: Table) -> Tensor:
-    return torch.nn.functional.normalize(table.values, dim=1) if table.cosine else table.values
-
-
-def _partial(tables: tuple[Table, ...], structure: str, codes: Tensor) -> tuple[Tensor, ...]:
-    """Values by the first stages; of groups only the whole."""
-    parts = [_rows(t).double()[codes[:, i]] for i, t in enumerate(tables)]
-    if structure == "grouped":
-        return (torch.cat(parts, 1),)
-    steps = [parts[0]]
-    for part in parts[1:]:
-        steps.append(steps[-1] + part)
-    return tuple(steps)
-
-
-def stage_curve(coded: Coded) -> StageCurve | None:
-    """Signal to noise by stage; None for a single one."""
-    if len(coded.values) < 2:
-        return None
-    dim = coded.x.shape[1]
-    errors = [float((coded.x - v).square().mean()) for v in coded.values]
-    snr = [_db(coded.variance, error) for error in errors]
-    gain = [b - a for a, b in zip([0.0, *snr], snr, strict=False)]
-    bits = [math.log2(entries) / dim for entries in coded.entries]
-    per_bit = [g / b if b else 0.0 for g, b in zip(gain, bits, strict=True)]
-    return StageCurve(tuple(snr), tuple(gain), tuple(bits), tuple(per_bit), len(coded.x))
-
-
-def _db(signal: float, noise: float) -> float:
-    return 10 * math.log10(max(signal, 1e-300) / max(noise, 1e-300))
 
 
 def rate_section(coded: Coded, subject: Subject) -> Section:
@@ -167,23 +28,24 @@ def rate_section(coded: Coded, subject: Subject) -> Section:
     errors = (coded.x - coded.values[-1]).square().mean(1)
     half = 1.96 * float(errors.std()) / math.sqrt(n) if n > 1 else 0.0
     noise = 10 / math.log(10) * half / max(mse, 1e-300)
-    gap = _db(mse, variance * 4**-nominal)
+    gap = decibels(mse, variance * 4**-nominal)
     rows = [
         measured("rate", nominal),
         measured("mse", mse, n, (max(mse - half, 0.0), mse + half)),
-        measured("snr", _db(variance, mse), n, _around(_db(variance, mse), noise)),
+        measured("snr", decibels(variance, mse), n, _around(decibels(variance, mse), noise)),
         measured("gap", gap, n, _around(gap, noise)),
     ]
     eigenvalues = _eigenvalues(coded.x)
-    gaussian = _db(mse, water_filling(eigenvalues, nominal * dim) / dim)
+    gaussian = decibels(mse, water_filling(eigenvalues, nominal * dim) / dim)
     rows.append(measured("gap_gaussian", gaussian, n, _around(gaussian, noise)))
     entropy = None
+    histogram: tuple[Series, ...] = ()
     if coded.codes is not None:
         entropy, more = _entropy_rate(coded, mse, variance, noise)
-        rows += more + _margins(coded, subject) + _match(coded)
-    return Section(
-        "rate", "Rate and distortion", "", tuple(rows), (_plane(nominal, entropy, mse / variance),)
-    )
+        margins, histogram = _margins(coded, subject)
+        rows += more + margins + _match(coded)
+    series = (_plane(nominal, entropy, mse / variance), *histogram)
+    return Section("rate", "Rate and distortion", "", tuple(rows), series)
 
 
 def _around(value: float, half: float) -> tuple[float, float]:
@@ -215,27 +77,35 @@ def _entropy_rate(
 ) -> tuple[float, list[Measurement]]:
     assert coded.codes is not None
     n, dim = coded.x.shape
-    bits = 0.0
+    bits = other = most = 0.0
+    spent = np.zeros(n)
     for q, entries in enumerate(coded.entries):
-        counts = np.bincount(coded.codes[:, q].numpy(), minlength=entries)
-        bits += min(entropy_chao_shen(Spectrum.of(counts)), math.log2(entries))
-    gap = _db(mse, variance * 4 ** (-bits / dim))
+        column = coded.codes[:, q].numpy()
+        use = Spectrum.of(np.bincount(column, minlength=entries))
+        bits += min(entropy_chao_shen(use), math.log2(entries))
+        other += entropy_miller_madow(use)
+        most += math.log2(entries)
+        spent += surprise(column)
+    half = half_width(spent)
+    low, high = max(min(bits, other) - half, 0.0), min(max(bits, other) + half, most)
+    gap = decibels(mse, variance * 4 ** (-bits / dim))
+    wide = math.hypot(noise, 20 * math.log10(2) * (high - low) / 2 / dim)
     return bits / dim, [
-        measured("coded_bits", bits, n),
-        measured("entropy_rate", bits / dim, n),
-        measured("gap_entropy", gap, n, _around(gap, noise)),
+        measured("coded_bits", bits, n, (low, high)),
+        measured("entropy_rate", bits / dim, n, (low / dim, high / dim)),
+        measured("gap_entropy", gap, n, _around(gap, wide)),
     ]
 
 
-def _margins(coded: Coded, subject: Subject) -> list[Measurement]:
+def _margins(coded: Coded, subject: Subject) -> tuple[list[Measurement], tuple[Series, ...]]:
     """How clear the choice of the last code is."""
     table = subject.tables[-1]
     rest = coded.x - (coded.values[-2] if len(coded.values) > 1 else 0)
     if subject.structure == "grouped":
         rest = coded.x[:, -table.values.shape[1] :]
-    rows = _rows(table)
+    rows = rows_of(table)
     if len(rows) < 2:
-        return []
+        return [], ()
     x = rest.float()
     if table.cosine:
         x = torch.nn.functional.normalize(x, dim=1)
@@ -244,10 +114,26 @@ def _margins(coded: Coded, subject: Subject) -> list[Measurement]:
     least = (x - rows[found.codes[:, 0].long()]).square().sum(1).clamp_min(1e-30)
     ratio = found.margins.clamp_min(0) / least
     ties = int((ratio < 0.01).sum())
-    return [
-        measured("margin", float(ratio.median()), len(x)),
+    found_rows = [
+        measured("margin", float(ratio.median()), len(x), of_median(ratio.numpy())),
         measured("near_ties", ties / len(x), len(x), wilson(ties, len(x))),
     ]
+    return found_rows, (_histogram(ratio),)
+
+
+def _histogram(ratio: Tensor) -> Series:
+    """How many vectors have which margin."""
+    bins, top = 40, 4.0
+    counts = torch.histc(ratio.clamp_max(top), bins, 0, top)
+    columns = {
+        "margin": tuple((i + 0.5) * top / bins for i in range(bins)),
+        "vectors": tuple(int(c) for c in counts),
+    }
+    about = (
+        "(d2 - d1) / d1 of the squared distances to the nearest and the second nearest entry; how many have it, "
+        f"the last with all from {top:g} on; a heap at 0 means codes that a little noise changes"
+    )
+    return Series("margins", "Margins", columns, about)
 
 
 def _match(coded: Coded) -> list[Measurement]:
@@ -255,11 +141,24 @@ def _match(coded: Coded) -> list[Measurement]:
     n = len(coded.x)
     values = coded.values[-1]
     spread = math.sqrt(coded.variance * coded.x.shape[1])
-    shift = float((coded.x.mean(0) - values.mean(0)).norm())
-    own = float((values - values.mean(0)).square().sum(1).mean().sqrt())
+    apart = coded.x - values
+    shift = float(apart.mean(0).norm())
+    rows = ((x - x.mean(0)).square().sum(1).numpy() for x in (values, coded.x))
+    mine, theirs = rows
+    own = math.sqrt(float(mine.mean()))
+    if not spread:
+        return [measured("mean_shift", 0.0, n), measured("spread_ratio", 0.0, n)]
+    along = apart @ (apart.mean(0) / max(shift, 1e-300))
+    ratio = own / spread
+    half = 0.0 if not own else 0.5 * of_ratio(mine, theirs) / ratio  # of a root: half the square's
     return [
-        measured("mean_shift", shift / spread if spread else 0.0, n),
-        measured("spread_ratio", own / spread if spread else 0.0, n),
+        measured(
+            "mean_shift",
+            shift / spread,
+            n,
+            around(shift / spread, half_width(along.numpy()) / spread, 0.0),
+        ),
+        measured("spread_ratio", ratio, n, around(ratio, half, 0.0)),
     ]
 
 

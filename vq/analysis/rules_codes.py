@@ -12,6 +12,7 @@ from vq.analysis.words import REVIVE, of, parts, span
 SMALLER = (
     "a smaller codebook does the same: fold the unused entries away, or revive them and train on"
 )
+_FEW = 0.1  # repeats by chance from which few entries, not the order of codes, are the matter
 MORE_TOKENS = f"give at least {ENOUGH:g} tokens for each entry before judging"
 
 
@@ -120,6 +121,7 @@ def sequence(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]
         s
         for s in sections
         if (s.number("repeats") or 0) - (s.number("repeats_expected") or 0) > 0.4
+        and (s.number("repeats_expected") or 0) < _FEW
     ]
     if stuck:
         yield Finding(

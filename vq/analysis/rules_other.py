@@ -73,16 +73,36 @@ def compare(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
                 "",
                 "compare",
             )
+        yield from _use_compared(s)
         if snr is not None:
             word = "more" if snr > 0 else "less"
             rate = s.number("rate_change") or 0.0
+            change = "as much" if abs(snr) < 0.005 else f"{abs(snr):.2f} dB {word}"
             yield Finding(
                 "note",
-                f"The second has {abs(snr):.2f} dB {word} signal to noise at {rate:+.3g} bits a dimension.",
+                f"The second has {change} signal to noise at {rate:+.3g} bits a dimension.",
                 "on the same vectors",
                 "",
                 "compare",
             )
+
+
+def _use_compared(section: Section) -> Iterator[Finding]:
+    """Whether two sets of codes use the entries alike."""
+    divergence = section.get("use_divergence")
+    if divergence is None or not isinstance(divergence.value, float):
+        return
+    value = divergence.value
+    differs = value > 0.02
+    text = "differs between the two" if differs else "is alike in the two"
+    yield Finding(
+        "note",
+        f"Use of the entries{of([section])} {text}.",
+        f"Jensen-Shannon divergence {value:.3f} bits of at most 1",
+        "",
+        "compare",
+        section.part,
+    )
 
 
 def weights(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:

@@ -12,54 +12,21 @@ from vq.analysis.words import of, parts, span
 def geometry(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
     """Broken rows, copies, unused directions, offsets."""
     broken = [s for s in sections if any("not finite" in note for note in s.notes)]
-    if broken:
-        yield Finding(
-            "bad",
-            f"The table{of(broken)} holds rows that are not finite.",
-            broken[0].notes[0],
-            "the training diverged, or the table was never fitted: go back to an earlier checkpoint",
-            "geometry",
-            parts(broken),
-        )
     same = [
         s
         for s in sections
         if (s.number("near_duplicates") or 0) > 0.02 or (s.number("duplicates") or 0) > 0.001
     ]
-    if same:
-        worst = max(
-            max(s.number("near_duplicates") or 0, s.number("duplicates") or 0) for s in same
-        )
-        yield Finding(
-            "bad" if worst > 0.25 else "warn",
-            f"Entries{of(same)} lie on one another.",
-            f"{span(same, 'duplicates', '.1%')} are copies, {span(same, 'near_duplicates', '.1%')} closer to another "
-            "than 1 % of the spread",
-            "revive or drop the copies: they cost rate and are never told apart",
-            "geometry",
-            parts(same),
-        )
     flat = [s for s in sections if _flat(s)]
-    if flat:
-        yield Finding(
-            "warn",
-            f"The table{of(flat)} spans few of its directions.",
-            f"effective rank {span(flat, 'effective_rank', '.1f')} of {span(flat, 'dim', '.0f')}",
-            "look up in a space of about that many dimensions (a linear map in front), or warm the encoder up without "
-            "the quantizer first",
-            "geometry",
-            parts(flat),
-        )
     narrow = [s for s in sections if (s.number("anisotropy") or 0) > 0.5]
-    if narrow:
-        yield Finding(
-            "warn",
-            f"The entries{of(narrow)} point one way.",
-            f"mean cosine {span(narrow, 'anisotropy', '.2f')}",
-            "take the mean off the features before they are quantized",
-            "geometry",
-            parts(narrow),
-        )
+    for found, say in (
+        (broken, _broken),
+        (same, _copies),
+        (flat, _few_directions),
+        (narrow, _one_way),
+    ):
+        if found:
+            yield say(found)
     fine = [
         s
         for s in sections
@@ -75,6 +42,53 @@ def geometry(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]
             "geometry",
             parts(fine),
         )
+
+
+def _broken(broken: Sequence[Section]) -> Finding:
+    return Finding(
+        "bad",
+        f"The table{of(broken)} holds rows that are not finite.",
+        broken[0].notes[0],
+        "the training diverged, or the table was never fitted: go back to an earlier checkpoint",
+        "geometry",
+        parts(broken),
+    )
+
+
+def _copies(same: Sequence[Section]) -> Finding:
+    worst = max(max(s.number("near_duplicates") or 0, s.number("duplicates") or 0) for s in same)
+    return Finding(
+        "bad" if worst > 0.25 else "warn",
+        f"Entries{of(same)} lie on one another.",
+        f"{span(same, 'duplicates', '.1%')} are copies, {span(same, 'near_duplicates', '.1%')} closer to another "
+        "than 1 % of the spread",
+        "revive or drop the copies: they cost rate and are never told apart",
+        "geometry",
+        parts(same),
+    )
+
+
+def _few_directions(flat: Sequence[Section]) -> Finding:
+    return Finding(
+        "warn",
+        f"The table{of(flat)} spans few of its directions.",
+        f"effective rank {span(flat, 'effective_rank', '.1f')} of {span(flat, 'dim', '.0f')}",
+        "look up in a space of about that many dimensions (a linear map in front), or warm the encoder up without "
+        "the quantizer first",
+        "geometry",
+        parts(flat),
+    )
+
+
+def _one_way(narrow: Sequence[Section]) -> Finding:
+    return Finding(
+        "warn",
+        f"The entries{of(narrow)} point one way.",
+        f"mean cosine {span(narrow, 'anisotropy', '.2f')}",
+        "take the mean off the features before they are quantized",
+        "geometry",
+        parts(narrow),
+    )
 
 
 def _flat(section: Section) -> bool:

@@ -9,39 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from vq.analysis.catalogue import measured
-from vq.analysis.estimators import Spectrum, entropy_chao_shen, entropy_plugin
+from vq.analysis.coded import StageCurve
+from vq.analysis.estimators import Spectrum, entropy_chao_shen
+from vq.analysis.information import Information, corrected, surprise
+from vq.analysis.intervals import around, of_ratio
 from vq.analysis.model import Matrix, Measurement, Section, Series
-from vq.analysis.rate import StageCurve
 from vq.analysis.stream import UseCounter
 from vq.analysis.subject import Chunk, Table
 
 _MOST_PAIRS = 64  # pairs of codes; more are sampled
-_SHUFFLES = 2
-
-
-def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Plug-in mutual information in bits of two streams ``(n,)``; -1 in either counts nothing."""
-    kept = (a >= 0) & (b >= 0)
-    first = np.unique(a[kept], return_inverse=True)[1]
-    second = np.unique(b[kept], return_inverse=True)[1]
-    if not len(first):
-        return 0.0
-    width = int(second.max()) + 1
-    joint = first.astype(np.int64) * width + second
-    entropy = [entropy_plugin(Spectrum.of(_counts(x))) for x in (first, second, joint)]
-    return max(entropy[0] + entropy[1] - entropy[2], 0.0)
-
-
-def _counts(keys: np.ndarray) -> np.ndarray:
-    if int(keys.max()) < max(4 * len(keys), 1 << 16):
-        return np.bincount(keys)
-    return np.unique(keys, return_counts=True)[1]
-
-
-def corrected_information(a: np.ndarray, b: np.ndarray, generator: np.random.Generator) -> float:
-    """Mutual information less the mean of that with one stream shuffled: near 0 for independent streams."""
-    chance = [mutual_information(a, generator.permutation(b)) for _ in range(_SHUFFLES)]
-    return mutual_information(a, b) - float(np.mean(chance))
 
 
 def stages_section(
@@ -99,9 +75,11 @@ def _information(
         order = generator.permutation(len(pairs))[:_MOST_PAIRS]
         pairs = [pairs[i] for i in sorted(order)]
     values: list[list[float | None]] = [[None] * len(codes) for _ in codes]
+    each: list[Information] = []
     for i, j in pairs:
-        found = corrected_information(codes[i], codes[j], generator)
-        values[i][j] = values[j][i] = found
+        found = corrected(codes[i], codes[j], generator)
+        values[i][j] = values[j][i] = found.value
+        each.append(found)
     matrix = Matrix(
         "information",
         "Information between codes",
@@ -111,15 +89,20 @@ def _information(
         "bits",
         "mutual information less that of shuffled codes, on the sampled pieces",
     )
-    each = [values[i][j] or 0.0 for i, j in pairs]
-    best = int(np.argmax(each)) if each else 0
-    n = codes.shape[1]
+    return matrix, _of_pairs(each, [f"{names[i]} and {names[j]}" for i, j in pairs], codes.shape[1])
+
+
+def _of_pairs(each: Sequence[Information], names: Sequence[str], n: int) -> list[Measurement]:
+    """Mean and largest over pairs of codes."""
     if not each:
-        return matrix, []
-    i, j = pairs[best]
-    return matrix, [
-        measured("mutual_information", float(np.mean(each)), n),
-        measured("largest_information", each[best], n, note=f"{names[i]} and {names[j]}"),
+        return []
+    mean = float(np.mean([found.value for found in each]))
+    half = float(np.mean([found.half for found in each]))
+    best = max(range(len(each)), key=lambda i: each[i].value)
+    most = each[best]
+    return [
+        measured("mutual_information", mean, n, around(mean, half)),
+        measured("largest_information", most.value, n, around(most.value, most.half), names[best]),
     ]
 
 
@@ -139,10 +122,11 @@ def _redundancy(codes: np.ndarray) -> Measurement:
         return measured(
             "redundancy", None, n, note="too few positions: most combinations of codes occur once"
         )
-    total = sum(entropy_chao_shen(Spectrum.of(_counts(r))) for r in kept)
-    return measured(
-        "redundancy", max(1 - entropy_chao_shen(joint) / total, 0.0) if total else 0.0, n
-    )
+    total = sum(entropy_chao_shen(Spectrum.of(np.unique(r, return_counts=True)[1])) for r in kept)
+    value = max(1 - entropy_chao_shen(joint) / total, 0.0) if total else 0.0
+    apart = np.sum([surprise(r.astype(np.int64)) for r in kept], axis=0)
+    half = of_ratio(surprise(keys), apart) if total else 0.0
+    return measured("redundancy", value, n, around(value, half, 0.0, 1.0))
 
 
 def _energies(tables: Sequence[Table], uses: Sequence[UseCounter]) -> tuple[float, ...]:
@@ -159,12 +143,15 @@ def _energies(tables: Sequence[Table], uses: Sequence[UseCounter]) -> tuple[floa
 
 def _weakest(names: Sequence[str], curve: StageCurve) -> list[Measurement]:
     worst = int(np.argmin(curve.gain))
+    gain, bits = curve.gain[worst], max(float(np.sum(curve.bits)), 1e-12)
+    whole = float(np.sum(curve.gain)) / bits
     return [
-        measured("stage_gain", curve.gain[worst], curve.n, note=f"the least: {names[worst]}"),
         measured(
-            "db_per_bit",
-            float(np.sum(curve.gain) / max(np.sum(curve.bits), 1e-12)),
+            "stage_gain",
+            gain,
             curve.n,
-            note="all stages",
+            around(gain, curve.gain_half[worst]),
+            f"the least: {names[worst]}",
         ),
+        measured("db_per_bit", whole, curve.n, around(whole, curve.half / bits), "all stages"),
     ]

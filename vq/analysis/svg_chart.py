@@ -10,7 +10,7 @@ from vq.analysis.svg import GRID, INK, SOFT, clean, drawing, short, tag
 from vq.analysis.svg_axis import Scale
 
 WIDTH, HEIGHT = 560.0, 320.0
-_LEFT, _RIGHT, _BOTTOM, _TOP = 62.0, 16.0, 46.0, 10.0
+_LEFT, _RIGHT, _BOTTOM, _TOP = 74.0, 16.0, 46.0, 10.0
 _LETTER, _ROW = 6.6, 18.0  # width of a letter, height of a row of the legend
 MARKS = ("circle", "square", "triangle", "diamond", "cross")
 Numbers = Sequence[float | int | None]

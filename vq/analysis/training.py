@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor
 
 from vq.analysis.catalogue import measured
+from vq.analysis.estimators import wilson
+from vq.analysis.intervals import around, half_width
 from vq.analysis.model import Measurement, Section, Series
 from vq.analysis.subject import History, Table
 from vq.codebooks.nearest import nearest
@@ -55,9 +59,11 @@ def training_section(history: History, seed: int = 0) -> Section:
 
 
 def _worst(scalars: Mapping[str, Pairs], name: str) -> str | None:
-    """Of the logs of a name (one for each quantizer), that with the lowest last value."""
+    """Of the logs of a name (one for each quantizer, ``name_3`` of its codes), that with the lowest last value."""
     found = [
-        (pairs[-1][1], key) for key, pairs in scalars.items() if key.rpartition("/")[2] == name
+        (pairs[-1][1], key)
+        for key, pairs in scalars.items()
+        if re.sub(r"_\d+$", "", key.rpartition("/")[2]) == name
     ]
     return min(found)[1] if found else None
 
@@ -71,10 +77,14 @@ def _utilization(pairs: Pairs, name: str) -> list[Measurement]:
         else 0.0
     )
     n = len(values)
+    wide = math.nan
+    if len(values) >= 8:
+        ends = values[-quarter:], values[quarter : 2 * quarter]
+        wide = math.hypot(*(half_width(end) for end in ends))
     return [
         measured("utilization", float(values[-1]), n, note=f"{name} at step {pairs[-1][0]}"),
         measured("utilization_lowest", float(half.min()), len(half)),
-        measured("utilization_trend", trend, n),
+        measured("utilization_trend", trend, n, around(trend, wide, -1.0, 1.0)),
     ]
 
 
@@ -83,8 +93,12 @@ def _loss(pairs: Pairs) -> list[Measurement]:
     tenth = len(values) // 10
     if not tenth:
         return []
-    before, now = float(values[-2 * tenth : -tenth].mean()), float(values[-tenth:].mean())
-    return [measured("loss_change", now / before - 1 if before else 0.0, 2 * tenth)]
+    early, late = values[-2 * tenth : -tenth], values[-tenth:]
+    before, now = float(early.mean()), float(late.mean())
+    if not before:
+        return [measured("loss_change", 0.0, 2 * tenth)]
+    half = math.hypot(half_width(late) / before, half_width(early) * now / before**2)
+    return [measured("loss_change", now / before - 1, 2 * tenth, around(now / before - 1, half))]
 
 
 def _shown(scalars: Mapping[str, Pairs]) -> list[str]:
@@ -104,7 +118,9 @@ def _shown(scalars: Mapping[str, Pairs]) -> list[str]:
         for name in scalars
         if name.rpartition("/")[2] in words
     ]
-    return [name for _, name in sorted(ranked)[:_CURVES]]
+    worst = _worst(scalars, "utilization")
+    shown = [] if worst is None else [worst]
+    return [*shown, *(name for _, name in sorted(ranked) if name != worst)][:_CURVES]
 
 
 def _curve(name: str, pairs: Pairs) -> Series:
@@ -142,9 +158,12 @@ def _movement(history: History, seed: int) -> tuple[list[Measurement], list[Seri
         return [], [], notes
     columns = {"step": tuple(steps), "drift": tuple(drifts), "churn": tuple(churns)}
     about = "relative change of the tables since the checkpoint before; share of vectors that changed their entry"
+    moved = _VECTORS * len(read[-1][1])
     rows = [
         measured("drift", drifts[-1], note=f"at step {steps[-1]}"),
-        measured("churn", churns[-1], _VECTORS, note=f"at step {steps[-1]}"),
+        measured(
+            "churn", churns[-1], moved, wilson(churns[-1] * moved, moved), f"at step {steps[-1]}"
+        ),
     ]
     return rows, [Series("movement", "Movement of the tables", columns, about)], notes
 

@@ -14,12 +14,17 @@ from vq.analysis.estimators import (
     entropy_miller_madow,
     entropy_plugin,
     gini,
+    gini_error,
     gini_even,
+    redrawn,
     richness,
     standard_error,
+    standard_errors,
+    straightness,
     wilson,
     zipf_fit,
 )
+from vq.analysis.intervals import Interval, around
 from vq.analysis.model import Measurement, Section, Series
 from vq.analysis.stream import UseCounter
 
@@ -38,7 +43,7 @@ def usage_section(counter: UseCounter, part: str = "", seed: int = 0) -> Section
     k, n = counter.entries, round(spectrum.n)
     rows = _seen(spectrum, k, n) + _entropies(spectrum, k, n, seed)
     if counts is not None:
-        rows += _inequality(counts, n, k)
+        rows += _inequality(counts, n, k, seed)
     series = () if counts is None or not n else (by_rank(counts),)
     return Section("usage", "Use of the entries", part, tuple(rows), series)
 
@@ -70,8 +75,8 @@ def _entropies(spectrum: Spectrum, k: int, n: int, seed: int) -> list[Measuremen
     limit = math.log2(k)
     plain, miller = entropy_plugin(spectrum), entropy_miller_madow(spectrum)
     chao = min(entropy_chao_shen(spectrum), limit)
-    error = Z95 * standard_error(entropy_plugin, spectrum, seed)
-    wide = Z95 * standard_error(entropy_chao_shen, spectrum, seed)
+    errors = standard_errors((entropy_plugin, entropy_chao_shen), spectrum, seed)
+    error, wide = (Z95 * each for each in errors)
     near = (max(plain - error, 0.0), plain + error)
     far = (max(min(chao - wide, miller - error), 0.0), min(max(chao + wide, miller + error), limit))
     scale = limit or 1.0
@@ -88,7 +93,7 @@ def _entropies(spectrum: Spectrum, k: int, n: int, seed: int) -> list[Measuremen
     ]
 
 
-def _inequality(counts: np.ndarray, n: int, k: int) -> list[Measurement]:
+def _inequality(counts: np.ndarray, n: int, k: int, seed: int) -> list[Measurement]:
     if not n:
         return []
     even = gini_even(n / k) if n / k < _EVEN_LIMIT else 0.0
@@ -96,7 +101,13 @@ def _inequality(counts: np.ndarray, n: int, k: int) -> list[Measurement]:
     share = float(np.sort(counts)[-top:].sum()) / n
     largest = float(counts.max()) / n
     rows = [
-        measured("gini", gini(counts), n, note=f"even use of N tokens would show {even:.3f}"),
+        measured(
+            "gini",
+            gini(counts),
+            n,
+            around(gini(counts), Z95 * gini_error(counts), 0.0, 1.0),
+            f"even use of N tokens would show {even:.3f}",
+        ),
         measured("top_share", share, n, wilson(share * n, n), f"{top} entries"),
         measured("largest", largest, n, wilson(largest * n, n), f"entry {int(counts.argmax())}"),
     ]
@@ -104,8 +115,15 @@ def _inequality(counts: np.ndarray, n: int, k: int) -> list[Measurement]:
     if fit is not None:
         half = Z95 * fit.error
         rows.append(measured("zipf", fit.exponent, n, (fit.exponent - half, fit.exponent + half)))
-        rows.append(measured("zipf_r2", fit.r2, n))
+        rows.append(measured("zipf_r2", fit.r2, n, _around_r2(fit.r2, counts, seed)))
     return rows
+
+
+def _around_r2(r2: float, counts: np.ndarray, seed: int) -> Interval | None:
+    spectrum = Spectrum.of(counts)
+    if redrawn(spectrum, seed) is None:
+        return None
+    return around(r2, Z95 * standard_error(straightness, spectrum, seed), 0.0, 1.0)
 
 
 def by_rank(counts: np.ndarray) -> Series:

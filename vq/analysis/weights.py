@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vq.analysis.catalogue import measured
+from vq.analysis.geometry_shape import fisher
 from vq.analysis.model import Matrix, Measurement, Section, Series
 from vq.analysis.subject import Layer, Subject
 
@@ -152,7 +153,8 @@ def _against_original(known: Sequence[tuple[LayerFigures, Layer]]) -> list[Measu
     ]
     proxy = [layer.report.get("proxy_error") for _, layer in known]
     if len(known) > 2 and all(value is not None for value in proxy):
-        rows.append(measured("sensitivity_match", rank_correlation(proxy, relative), len(known)))
+        match = rank_correlation(proxy, relative)
+        rows.append(measured("sensitivity_match", match, len(known), fisher(match, len(known))))
     return rows
 
 

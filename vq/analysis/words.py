@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from vq.analysis.model import Section
@@ -10,6 +11,21 @@ REVIVE = (
     "train with revival of unused entries, start the table by k-means on features of a warmed-up encoder, look up in "
     "few dimensions (8 to 16); or take a smaller codebook"
 )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Key that sorts names as people count: ``layers.2`` before ``layers.10``."""
+    pieces = re.split(r"(\d+)", name)
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in pieces]
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Names without the leading dotted parts that all of them share."""
+    split = [name.split(".") for name in names]
+    shared = 0
+    while split and all(len(s) > shared + 1 and s[shared] == split[0][shared] for s in split):
+        shared += 1
+    return [".".join(s[shared:]) for s in split]
 
 
 def parts(sections: Sequence[Section]) -> str:

@@ -4,7 +4,8 @@ PATH is a codebook, a tokenizer, a folder of tokens, a training run, a compresse
 codes, or a file of another library. With PATH2 the two are compared; a compressed model with its original.
 
     vq analyze tokens/
-    vq analyze tokenizer/ --codes tokens/
+    vq analyze tokenizer/ --codes tokens/ -o report.html
+    vq analyze tokenizer/ --data pictures/ -o report.html
     vq analyze compressed/ original/ -o report.html
     vq analyze tokens/ --json - --fail-if 'dead>0.05' --fail-if 'perplexity<500'
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vq.analysis.environment import write_json
+from vq.analysis.page_atlas import Atlas
 from vq.analysis.subject import Codes, Subject
 from vq.cli.common import add_common, apply_threads, progress
 from vq.errors import VqError
@@ -41,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", metavar="PATH2", nargs="?", help="what to compare it with")
     parser.add_argument(
         "--codes", metavar="PATH", help="codes that the codebook made: tokens or an integer array"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="pictures or sounds for a tokenizer: it encodes the first 256, their codes are looked at unless --codes "
+        "gives others, and the page shows where the most used codes stand",
     )
     parser.add_argument(
         "--vectors",
@@ -81,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     conditions = [Condition.parse(text) for text in args.fail_if]
     subject = _with_data(_open(args.path), args)
     other = None if args.other is None else _open(args.other)
+    subject, atlas = _look(subject, args)
     total = None if subject.codes is None else subject.codes.positions
     done, close = progress(total or 0, "codes", "codes")
     try:
@@ -94,12 +103,25 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         from vq.analysis.page import write_page
 
-        size = write_page(analysis, Path(args.output), subject.path)
+        size = write_page(analysis, Path(args.output), subject.path, atlas)
         print(f"report: {args.output} ({size:,} bytes)", file=sys.stderr)
     met = [(c, where) for c in conditions if (where := c.holds(analysis))]
     for condition, where in met:
         print(f"vq: condition {condition.text} is met: {'; '.join(where)}", file=sys.stderr)
     return 1 if met else 0
+
+
+def _look(subject: Subject, args: argparse.Namespace) -> tuple[Subject, Atlas | None]:
+    """The subject with the codes of ``--data``, and what its codes stand for."""
+    if not args.data and not (args.output and args.codes):
+        return subject, None
+    from vq.cli.atlas import MOST_ITEMS, look
+
+    done, close = progress(MOST_ITEMS, "atlas", "files")
+    try:
+        return look(subject, args.data, args.codes, done)
+    finally:
+        close()
 
 
 def _open(path: str) -> Subject:
