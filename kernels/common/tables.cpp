@@ -3,16 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "vq/cpu.h"
 #include "vq/linear.h"
+#include "vq/tables_panel.h"
+#include "vq/tables_wide.h"
 #include "vq/threads.h"
 
 namespace vq {
@@ -27,42 +27,6 @@ const TablesKernels& kernels() {
   if (isa() >= Isa::avx2) return avx2_tables;
 #endif
   return portable_tables;
-}
-
-template <typename T>
-struct Buffer {
-  explicit Buffer(long count) : at_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64))) {
-    if (!at_) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(at_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  T* get() const { return at_; }
-
- private:
-  T* at_;
-};
-
-float from_half(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
-  float value;
-  uint32_t bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
-  if (exponent == 0) {
-    value = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
-    std::memcpy(&bits, &value, 4);
-    bits |= sign;
-  }
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-// Whether the entries of a table of scalars are evenly spaced, to a part in a million of their range.
-bool even_levels(const Tables& w) {
-  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
-  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
-  for (long c = 0; c < w.entries; ++c)
-    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
-  return true;
 }
 
 long stride_of(const Tables& w) { return w.width == 2 || w.width % 4 == 0 ? w.width : (w.width + 3) / 4 * 4; }
@@ -268,74 +232,6 @@ struct Call {
   }
 };
 
-// A panel with 64 places for rows. The last one of a matrix may hold fewer, R: the first half of them takes the places
-// from 0 on, the second half those from 32 on.
-struct Panel {
-  const Tables& w;
-  long rows;
-  const uint8_t* stored;
-
-  Panel(const Tables& view, long index) : w(view), rows(view.rows_of(index)), stored(view.panel(index)) {}
-
-  long row_at(int place) const {
-    const long half = rows / 2, row = place % 32;
-    return row < half ? row + place / 32 * half : -1;
-  }
-
-  // Codes whose fields are whole bytes or nibbles, spread to 64 places.
-  const uint8_t* spread(std::vector<uint8_t>& scratch) const {
-    if (rows == kPanelRows) return stored;
-    const long half = rows / 2, pieces = w.units * w.unit_bytes(rows) / half;
-    scratch.assign(pieces * 32, 0);
-    for (long i = 0; i < pieces; ++i) std::memcpy(scratch.data() + i * 32, stored + i * half, half);
-    return scratch.data();
-  }
-
-  // Codes of 64 rows with fields of H bits that begin at `fields`, above B bits that stand in bytes before.
-  template <int H, int B, typename Code>
-  static void open(const uint8_t* bytes, const uint8_t* fields, Code* to) {
-    for (int r = 0; r < kPanelRows; r += 8, fields += H) {
-      uint64_t v = 0;
-      std::memcpy(&v, fields, H);
-      for (int i = 0; i < 8; ++i)
-        to[r + i] = static_cast<Code>((v >> (H * i) & ((1u << H) - 1)) << B | (B ? bytes[r + i] : 0));
-    }
-  }
-
-  template <typename Code>
-  bool open_full(const uint8_t* unit, Code* to) const {
-    const uint8_t* high = unit + kPanelRows;
-    switch (rows == kPanelRows ? w.bits : 0) {
-      case 5: return open<5, 0>(unit, unit, to), true;
-      case 6: return open<6, 0>(unit, unit, to), true;
-      case 7: return open<7, 0>(unit, unit, to), true;
-      case 9: return open<1, 8>(unit, high, to), true;
-      case 10: return open<2, 8>(unit, high, to), true;
-      case 11: return open<3, 8>(unit, high, to), true;
-      case 12: return open<4, 8>(unit, high, to), true;
-      case 13: return open<5, 8>(unit, high, to), true;
-      case 14: return open<6, 8>(unit, high, to), true;
-      case 15: return open<7, 8>(unit, high, to), true;
-      case 16: return open<8, 8>(unit, high, to), true;
-      default: return false;
-    }
-  }
-
-  template <typename Code>
-  void expand(long first, long count, Code* out) const {
-    const long bytes = w.unit_bytes(rows);
-    for (long u = 0; u < count; ++u) {
-      const uint8_t* unit = stored + (first + u) * bytes;
-      Code* to = out + u * kPanelRows;
-      if (open_full(unit, to)) continue;
-      for (int r = 0; r < kPanelRows; ++r) {
-        const long row = row_at(r);
-        to[r] = static_cast<Code>(row < 0 ? 0 : code_at(w, unit, rows, row, 0));
-      }
-    }
-  }
-};
-
 // Products with vectors out of tables: codes become places in the table a chunk at a time, for all rows of x.
 void vector_products(const Call& call, const Panel& panel, const uint8_t* codes, float* y) {
   const Tables& w = call.w;
@@ -385,10 +281,31 @@ void one_panel(const Call& call, long index, const uint16_t* scales, float* y, s
   }
 }
 
+void many_rows(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
+               const uint8_t* signs_out, float* y, int threads) {
+  std::unique_ptr<Buffer<float>> rotated;
+  if (signs_in) {
+    rotated = std::make_unique<Buffer<float>>(rows * w.in);
+    std::copy_n(x, rows * w.in, rotated->get());
+    hadamard_rows(rotated->get(), rows, w.in, signs_in, nullptr, threads);
+  }
+  tables_wide(rotated ? rotated->get() : x, rows, w.in, w, scales, y, threads);
+  if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
+}
+
 }  // namespace
+
+bool even_levels(const Tables& w) {
+  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
+  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
+  for (long c = 0; c < w.entries; ++c)
+    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
+  return true;
+}
 
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
                    const uint8_t* signs_out, TableMode mode, float* y, int threads) {
+  if (mode != TableMode::floats && rows >= wide_rows(w)) return many_rows(x, rows, w, scales, signs_in, signs_out, y, threads);
   Call call(w, mode, rows);
   parallel_for(rows, 1, threads, [&](long first, long last) {
     for (long i = first; i < last; ++i) {
@@ -408,7 +325,8 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
   if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
 }
 
-const char* tables_kernel(const Tables& w, TableMode mode) {
+const char* tables_kernel(const Tables& w, TableMode mode, long rows) {
+  if (mode != TableMode::floats && rows >= wide_rows(w)) return "blocks of 16-bit levels, 15-bit activations";
   switch (kind_of(w, mode)) {
     case Kind::nibbles:
     case Kind::threes:

@@ -91,7 +91,7 @@ void e8p_point(const Tables& w, int code, float* out);
 // for the 256 x 8 bytes of E8P.
 Tables view_tables(const uint8_t* weight, long bytes, const void* table, long parts, long entries, long width);
 
-// Name of the kernel that serves few rows, for people.
-const char* tables_kernel(const Tables& w, TableMode mode);
+// Name of the kernel that serves so many rows, for people.
+const char* tables_kernel(const Tables& w, TableMode mode, long rows);
 
 }  // namespace vq
