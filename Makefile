@@ -44,7 +44,7 @@ test-native:  ## C++ tests of the kernels against naive references; AVX-512 emul
 	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/native-tests
 
 test-sanitized:  ## the same under AddressSanitizer and UBSan
-	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/native-sanitized OPT="-O1 -g" \
+	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/native-sanitized OPT="-O1 -g1" \
 	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
 
 lint: setup  ## format, lint and types, as CI checks them

@@ -11,6 +11,7 @@
 
 #include "vq/cpu.h"
 #include "vq/linear.h"
+#include "vq/tables_bytes.h"
 #include "vq/tables_panel.h"
 #include "vq/tables_wide.h"
 #include "vq/threads.h"
@@ -24,7 +25,13 @@ constexpr long kChunk = 64;  // units whose indices stay in the first cache
 
 const TablesKernels& kernels() {
 #if VQ_X86
-  if (isa() >= Isa::avx2) return avx2_tables;
+  static const TablesKernels avx512 = [] {
+    TablesKernels k = avx2_tables;
+    use_avx512(&k);
+    return k;
+  }();
+  if (isa() == Isa::avx512) return avx512;
+  if (isa() == Isa::avx2) return avx2_tables;
 #endif
   return portable_tables;
 }
@@ -162,7 +169,8 @@ struct Call {
         break;
       }
       case Kind::e8p:
-        prepare_e8p(i, row);
+        unit[i] = e8p_inputs(k.quantize, row, w.in, w.units, static_cast<int>(planes), bytes->get() + i * act,
+                             words->get() + i * planes * w.units, &total[i]);
         break;
       default:
         for (long u = 0; u < w.units; ++u) {
@@ -170,25 +178,6 @@ struct Call {
           std::fill(at, at + tables->lanes, 0.0f);
           std::copy_n(row + w.column(u), w.width, at);
         }
-    }
-  }
-
-  void prepare_e8p(long i, const float* row) {
-    const long columns = w.units * 8;
-    Buffer<int16_t> q(columns);
-    unit[i] = k.quantize(row, w.in, columns, planes == 2 ? 16319 : 127, q.get());
-    int8_t* plane = bytes->get() + i * act;
-    for (long c = 0; c < columns; ++c) {
-      const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
-      if (planes == 2) plane[columns + c] = static_cast<int8_t>(low);
-      plane[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
-      total[i] += q.get()[c];
-    }
-    int16_t* sums = words->get() + i * planes * w.units;
-    for (long u = 0; u < planes * w.units; ++u) {
-      int sum = 0;
-      for (int c = 0; c < 8; ++c) sum += plane[u * 8 + c];
-      sums[u] = static_cast<int16_t>(sum);
     }
   }
 
@@ -220,15 +209,7 @@ struct Call {
     int32_t sums[4 * kPanelRows];
     k.e8p(codes, w.units, w.magnitude, bytes->get() + i * act, words->get() + i * planes * w.units,
           static_cast<int>(planes), sums);
-    for (int r = 0; r < kPanelRows; ++r) {
-      int64_t main = sums[r], moved = sums[kPanelRows + r];
-      if (planes == 2) {
-        main = main * 128 + sums[2 * kPanelRows + r];
-        moved = moved * 128 + sums[3 * kPanelRows + r];
-      }
-      // (value - 3.5) x, and 1/4 where the move bit is set, else -1/4
-      y[r] = static_cast<float>(4 * main + 2 * moved - 15 * total[i]) * (0.25f * w.step) * unit[i];
-    }
+    for (int r = 0; r < kPanelRows; ++r) y[r] = e8p_output(sums + r, static_cast<int>(planes), total[i], w.step, unit[i]);
   }
 };
 
@@ -281,19 +262,44 @@ void one_panel(const Call& call, long index, const uint16_t* scales, float* y, s
   }
 }
 
-void many_rows(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
-               const uint8_t* signs_out, float* y, int threads) {
-  std::unique_ptr<Buffer<float>> rotated;
-  if (signs_in) {
-    rotated = std::make_unique<Buffer<float>>(rows * w.in);
-    std::copy_n(x, rows * w.in, rotated->get());
-    hadamard_rows(rotated->get(), rows, w.in, signs_in, nullptr, threads);
+// Rows of x, rotated, with zeros behind for padded vectors.
+struct Rotated {
+  long stride;
+  Buffer<float> rows;
+
+  Rotated(const Tables& w, const float* x, long count, const uint8_t* signs, int threads)
+      : stride(w.in + w.dim + 64), rows(count * stride) {
+    parallel_for(count, 1, threads, [&](long first, long last) {
+      for (long i = first; i < last; ++i) {
+        float* row = rows.get() + i * stride;
+        std::copy_n(x + i * w.in, w.in, row);
+        std::fill(row + w.in, row + stride, 0.0f);
+        if (signs) hadamard_rows(row, 1, w.in, signs, nullptr, 1);
+      }
+    });
   }
-  tables_wide(rotated ? rotated->get() : x, rows, w.in, w, scales, y, threads);
-  if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
-}
+};
 
 }  // namespace
+
+float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums,
+                 int64_t* total) {
+  const long columns = units * 8;
+  Buffer<int16_t> q(columns);
+  const float unit = quantize(x, n, columns, planes == 2 ? 16319 : 127, q.get());
+  for (long c = 0; c < columns; ++c) {
+    const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
+    if (planes == 2) bytes[columns + c] = static_cast<int8_t>(low);
+    bytes[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
+    *total += q.get()[c];
+  }
+  for (long u = 0; u < planes * units; ++u) {
+    int sum = 0;
+    for (int c = 0; c < 8; ++c) sum += bytes[u * 8 + c];
+    sums[u] = static_cast<int16_t>(sum);
+  }
+  return unit;
+}
 
 bool even_levels(const Tables& w) {
   if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
@@ -305,7 +311,15 @@ bool even_levels(const Tables& w) {
 
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
                    const uint8_t* signs_out, TableMode mode, float* y, int threads) {
-  if (mode != TableMode::floats && rows >= wide_rows(w)) return many_rows(x, rows, w, scales, signs_in, signs_out, y, threads);
+  const bool wide = mode != TableMode::floats && rows >= wide_rows(w);
+  const ByteKernels* bytes = byte_kernels(w, mode);
+  if (wide || bytes) {
+    const Rotated row(w, x, rows, signs_in, threads);
+    if (wide) tables_wide(wide_kernels(), row.rows.get(), rows, row.stride, w, scales, y, threads);
+    else tables_bytes(*bytes, kernels().quantize, row.rows.get(), rows, row.stride, w, scales, mode, y, threads);
+    if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
+    return;
+  }
   Call call(w, mode, rows);
   parallel_for(rows, 1, threads, [&](long first, long last) {
     for (long i = first; i < last; ++i) {
@@ -327,6 +341,7 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
 
 const char* tables_kernel(const Tables& w, TableMode mode, long rows) {
   if (mode != TableMode::floats && rows >= wide_rows(w)) return "blocks of 16-bit levels, 15-bit activations";
+  if (byte_kernels(w, mode)) return "inner products in tables of bytes, byte permutations";
   switch (kind_of(w, mode)) {
     case Kind::nibbles:
     case Kind::threes:

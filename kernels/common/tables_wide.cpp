@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "vq/cpu.h"
+#include "vq/tables_bytes.h"
 #include "vq/tables_panel.h"
 #include "vq/threads.h"
 
@@ -271,12 +272,16 @@ void finish(const Blocks& blocks, const Panel& panel, long index, const Inputs& 
 
 const WideKernels& wide_kernels() {
 #if VQ_X86
-  if (isa() >= Isa::avx2) return avx2_wide;
+  if (isa() == Isa::avx512) return avx512_wide;
+  if (isa() == Isa::avx2) return avx2_wide;
 #endif
   return portable_wide;
 }
 
 long wide_rows(const Tables& w) {
+#if VQ_X86
+  if (isa() == Isa::avx512 && bytes_can(w)) return 5;
+#endif
   switch (decoder_of(w)) {
     case Decoder::nibbles: return w.bits <= 2 ? 8 : 4;
     case Decoder::e8p: return 2;
@@ -286,8 +291,8 @@ long wide_rows(const Tables& w) {
   }
 }
 
-void tables_wide(const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y, int threads) {
-  const WideKernels& k = wide_kernels();
+void tables_wide(const WideKernels& k, const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y,
+                 int threads) {
   const Levels levels(w);
   const Inputs inputs(k, levels, x, rows, stride, threads);
   const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));

@@ -67,7 +67,7 @@ struct TablesKernels {
 
 extern const TablesKernels portable_tables;
 extern const TablesKernels avx2_tables;    // defined on x86 only
-extern const TablesKernels avx512_tables;  // defined on x86 only
+void use_avx512(TablesKernels* kernels);   // replaces what AVX-512 does better; defined on x86 only
 
 enum class TableMode { floats = 0, int8 = 1, int15 = 2 };
 

@@ -40,6 +40,21 @@ inline float from_half(uint16_t h) {
 // Whether the entries of a table of scalars are evenly spaced, to a part in a million of their range.
 bool even_levels(const Tables& w);
 
+// One row of x for E8P: planes of int8 with 8 columns a unit, the sums of each eight, and of all; returns the unit.
+using Quantize = float (*)(const float* x, long n, long padded, int top, int16_t* q);
+float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums, int64_t* total);
+
+// An output of E8P: sums of value * x, 64 numbers on those of x where the move bit is set, and so on for a second plane.
+inline float e8p_output(const int32_t* sums, int planes, int64_t total, float step, float unit) {
+  int64_t main = sums[0], moved = sums[kPanelRows];
+  if (planes == 2) {
+    main = main * 128 + sums[2 * kPanelRows];
+    moved = moved * 128 + sums[3 * kPanelRows];
+  }
+  // (value - 3.5) x, and 1/4 where the move bit is set, else -1/4
+  return static_cast<float>(4 * main + 2 * moved - 15 * total) * (0.25f * step) * unit;
+}
+
 // A panel with 64 places for rows. The last one of a matrix may hold fewer, R: the first half of them takes the places
 // from 0 on, the second half those from 32 on.
 struct Panel {
