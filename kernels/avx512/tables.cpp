@@ -18,7 +18,7 @@ void nibbles(const uint8_t* codes, long units, long block, const int8_t* lut, co
     __m512i first = _mm512_setzero_si512(), second = first;
     for (long i = u; i < std::min(units, u + block); ++i) {
       const uint8_t* at = codes + i * 32;
-      if (!(i & 1)) _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
       const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
       const __m512i index = _mm512_and_si512(_mm512_srlv_epi16(both, shift), mask);
       const __m128i* table = reinterpret_cast<const __m128i*>(lut + i * 32);

@@ -163,11 +163,17 @@ void e8p(const uint8_t* codes, long units, const uint8_t* digits, const uint8_t*
 // 256 inner products of a unit; returns the largest magnitudes.
 VQ_INLINE __m512 inner_products(const float* columns, int width, const float* x, float* out) {
   __m512 largest = _mm512_setzero_ps();
-  for (int c = 0; c < 256; c += 16) {
-    __m512 sum = _mm512_mul_ps(_mm512_set1_ps(x[0]), _mm512_loadu_ps(columns + c));
-    for (int i = 1; i < width; ++i) sum = _mm512_fmadd_ps(_mm512_set1_ps(x[i]), _mm512_loadu_ps(columns + i * 256 + c), sum);
-    _mm512_storeu_ps(out + c, sum);
-    largest = _mm512_max_ps(largest, _mm512_abs_ps(sum));
+  for (int c = 0; c < 256; c += 128) {
+    __m512 sum[8];
+    for (auto& v : sum) v = _mm512_setzero_ps();
+    for (int i = 0; i < width; ++i) {
+      const __m512 factor = _mm512_set1_ps(x[i]);
+      for (int k = 0; k < 8; ++k) sum[k] = _mm512_fmadd_ps(factor, _mm512_loadu_ps(columns + i * 256 + c + 16 * k), sum[k]);
+    }
+    for (int k = 0; k < 8; ++k) {
+      _mm512_storeu_ps(out + c + 16 * k, sum[k]);
+      largest = _mm512_max_ps(largest, _mm512_abs_ps(sum[k]));
+    }
   }
   return largest;
 }
