@@ -32,6 +32,13 @@ const TablesKernels& kernels() {
   }();
   if (isa() == Isa::avx512) return avx512;
   if (isa() == Isa::avx2) return avx2_tables;
+#elif VQ_NEON
+  static const TablesKernels neon = [] {
+    TablesKernels k = portable_tables;
+    use_neon(&k);
+    return k;
+  }();
+  if (isa() == Isa::neon) return neon;
 #endif
   return portable_tables;
 }

@@ -274,6 +274,13 @@ const WideKernels& wide_kernels() {
 #if VQ_X86
   if (isa() == Isa::avx512) return avx512_wide;
   if (isa() == Isa::avx2) return avx2_wide;
+#elif VQ_NEON
+  static const WideKernels neon = [] {
+    WideKernels k = portable_wide;
+    use_neon(&k);
+    return k;
+  }();
+  if (isa() == Isa::neon) return neon;
 #endif
   return portable_wide;
 }

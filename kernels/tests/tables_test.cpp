@@ -174,12 +174,6 @@ std::vector<float> inputs(long rows, long in, bool same_sign) {
   return x;
 }
 
-std::vector<float> padded(const std::vector<float>& x, long rows, long in, long stride) {
-  std::vector<float> wide(rows * stride, 0.0f);
-  for (long i = 0; i < rows; ++i) std::copy_n(x.data() + i * in, in, wide.data() + i * stride);
-  return wide;
-}
-
 struct Wide {
   const char* name;
   const vq::WideKernels* kernels;
@@ -191,6 +185,14 @@ std::vector<Wide> wide_sets() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2) found.push_back({"avx2", &vq::avx2_wide});
   if (VQ_EMULATED ? avx2 : vq::best_isa() == vq::Isa::avx512) found.push_back({"avx512", &vq::avx512_wide});
+#endif
+#if VQ_NEON
+  static const vq::WideKernels neon = [] {
+    vq::WideKernels k = vq::portable_wide;
+    vq::use_neon(&k);
+    return k;
+  }();
+  found.push_back({"neon", &neon});
 #endif
   return found;
 }
@@ -216,6 +218,7 @@ void few_rows(const Matrix& m, const std::string& name) {
   const std::vector<float> x = inputs(rows, m.in, false);
   std::vector<std::string> sets{"portable"};
   if (vq::best_isa() >= vq::Isa::avx2) sets.push_back("avx2");
+  if (vq::best_isa() == vq::Isa::neon) sets.push_back("neon");
   for (const auto& set : sets)
     for (int mode = 0; mode < 3; ++mode) {
       vq::set_isa(set);
@@ -228,6 +231,12 @@ void few_rows(const Matrix& m, const std::string& name) {
 }
 
 #if VQ_X86
+std::vector<float> padded(const std::vector<float>& x, long rows, long in, long stride) {
+  std::vector<float> wide(rows * stride, 0.0f);
+  for (long i = 0; i < rows; ++i) std::copy_n(x.data() + i * in, in, wide.data() + i * stride);
+  return wide;
+}
+
 void bytes(const Matrix& m, const std::string& name) {
   if (!(VQ_EMULATED ? vq::best_isa() >= vq::Isa::avx2 : vq::best_isa() == vq::Isa::avx512) || !vq::bytes_can(m.w)) return;
   const long stride = m.in + m.c.dim + 64;

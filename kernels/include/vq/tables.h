@@ -68,6 +68,7 @@ struct TablesKernels {
 extern const TablesKernels portable_tables;
 extern const TablesKernels avx2_tables;    // defined on x86 only
 void use_avx512(TablesKernels* kernels);   // replaces what AVX-512 does better; defined on x86 only
+void use_neon(TablesKernels* kernels);     // replaces what NEON does better; defined on 64-bit Arm only
 
 enum class TableMode { floats = 0, int8 = 1, int15 = 2 };
 

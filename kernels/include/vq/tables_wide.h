@@ -38,6 +38,7 @@ struct WideKernels {
 extern const WideKernels portable_wide;
 extern const WideKernels avx2_wide;    // these are defined on x86 only
 extern const WideKernels avx512_wide;
+void use_neon(WideKernels* kernels);   // replaces what NEON does better; defined on 64-bit Arm only
 
 const WideKernels& wide_kernels();
 
