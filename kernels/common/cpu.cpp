@@ -9,8 +9,11 @@ namespace {
 
 std::atomic<int> chosen{-1};
 
+// Whether the set is one of this machine's kind and not better than its best.
+bool runs(Isa value) { return value <= best_isa() && (value != Isa::neon || best_isa() == Isa::neon); }
+
 bool parse(const std::string& name, Isa* out) {
-  for (Isa value : {Isa::portable, Isa::avx2, Isa::avx512}) {
+  for (Isa value : {Isa::portable, Isa::neon, Isa::avx2, Isa::avx512}) {
     if (name == isa_name(value)) {
       *out = value;
       return true;
@@ -36,6 +39,7 @@ const char* isa_name(Isa value) {
   switch (value) {
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
+    case Isa::neon: return "neon";
     default: return "portable";
   }
 }
@@ -44,6 +48,8 @@ Isa best_isa() {
 #if VQ_X86
   static const Isa best = has_avx512() ? Isa::avx512 : has_avx2() ? Isa::avx2 : Isa::portable;
   return best;
+#elif VQ_NEON
+  return Isa::neon;
 #else
   return Isa::portable;
 #endif
@@ -54,7 +60,7 @@ Isa isa() {
   if (value < 0) {
     Isa pick = best_isa(), wish;
     const char* name = std::getenv("VQ_ISA");
-    if (name && parse(name, &wish) && wish <= pick) pick = wish;
+    if (name && parse(name, &wish) && runs(wish)) pick = wish;
     value = static_cast<int>(pick);
     chosen.store(value, std::memory_order_relaxed);
   }
@@ -63,8 +69,8 @@ Isa isa() {
 
 void set_isa(const std::string& name) {
   Isa wish;
-  if (!parse(name, &wish)) throw std::invalid_argument("unknown instruction set '" + name + "': expected portable, avx2 or avx512");
-  if (wish > best_isa())
+  if (!parse(name, &wish)) throw std::invalid_argument("unknown instruction set '" + name + "': expected portable, neon, avx2 or avx512");
+  if (!runs(wish))
     throw std::invalid_argument("this CPU cannot run '" + name + "'; the best it can run is '" + isa_name(best_isa()) + "'");
   chosen.store(static_cast<int>(wish), std::memory_order_relaxed);
 }

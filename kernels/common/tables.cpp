@@ -3,16 +3,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <vector>
 
 #include "vq/cpu.h"
 #include "vq/linear.h"
+#include "vq/tables_bytes.h"
+#include "vq/tables_panel.h"
+#include "vq/tables_wide.h"
 #include "vq/threads.h"
 
 namespace vq {
@@ -24,45 +25,22 @@ constexpr long kChunk = 64;  // units whose indices stay in the first cache
 
 const TablesKernels& kernels() {
 #if VQ_X86
-  if (isa() >= Isa::avx2) return avx2_tables;
+  static const TablesKernels avx512 = [] {
+    TablesKernels k = avx2_tables;
+    use_avx512(&k);
+    return k;
+  }();
+  if (isa() == Isa::avx512) return avx512;
+  if (isa() == Isa::avx2) return avx2_tables;
+#elif VQ_NEON
+  static const TablesKernels neon = [] {
+    TablesKernels k = portable_tables;
+    use_neon(&k);
+    return k;
+  }();
+  if (isa() == Isa::neon) return neon;
 #endif
   return portable_tables;
-}
-
-template <typename T>
-struct Buffer {
-  explicit Buffer(long count) : at_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64))) {
-    if (!at_) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(at_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  T* get() const { return at_; }
-
- private:
-  T* at_;
-};
-
-float from_half(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
-  float value;
-  uint32_t bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
-  if (exponent == 0) {
-    value = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
-    std::memcpy(&bits, &value, 4);
-    bits |= sign;
-  }
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-// Whether the entries of a table of scalars are evenly spaced, to a part in a million of their range.
-bool even_levels(const Tables& w) {
-  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
-  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
-  for (long c = 0; c < w.entries; ++c)
-    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
-  return true;
 }
 
 long stride_of(const Tables& w) { return w.width == 2 || w.width % 4 == 0 ? w.width : (w.width + 3) / 4 * 4; }
@@ -198,7 +176,8 @@ struct Call {
         break;
       }
       case Kind::e8p:
-        prepare_e8p(i, row);
+        unit[i] = e8p_inputs(k.quantize, row, w.in, w.units, static_cast<int>(planes), bytes->get() + i * act,
+                             words->get() + i * planes * w.units, &total[i]);
         break;
       default:
         for (long u = 0; u < w.units; ++u) {
@@ -206,25 +185,6 @@ struct Call {
           std::fill(at, at + tables->lanes, 0.0f);
           std::copy_n(row + w.column(u), w.width, at);
         }
-    }
-  }
-
-  void prepare_e8p(long i, const float* row) {
-    const long columns = w.units * 8;
-    Buffer<int16_t> q(columns);
-    unit[i] = k.quantize(row, w.in, columns, planes == 2 ? 16319 : 127, q.get());
-    int8_t* plane = bytes->get() + i * act;
-    for (long c = 0; c < columns; ++c) {
-      const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
-      if (planes == 2) plane[columns + c] = static_cast<int8_t>(low);
-      plane[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
-      total[i] += q.get()[c];
-    }
-    int16_t* sums = words->get() + i * planes * w.units;
-    for (long u = 0; u < planes * w.units; ++u) {
-      int sum = 0;
-      for (int c = 0; c < 8; ++c) sum += plane[u * 8 + c];
-      sums[u] = static_cast<int16_t>(sum);
     }
   }
 
@@ -256,83 +216,7 @@ struct Call {
     int32_t sums[4 * kPanelRows];
     k.e8p(codes, w.units, w.magnitude, bytes->get() + i * act, words->get() + i * planes * w.units,
           static_cast<int>(planes), sums);
-    for (int r = 0; r < kPanelRows; ++r) {
-      int64_t main = sums[r], moved = sums[kPanelRows + r];
-      if (planes == 2) {
-        main = main * 128 + sums[2 * kPanelRows + r];
-        moved = moved * 128 + sums[3 * kPanelRows + r];
-      }
-      // (value - 3.5) x, and 1/4 where the move bit is set, else -1/4
-      y[r] = static_cast<float>(4 * main + 2 * moved - 15 * total[i]) * (0.25f * w.step) * unit[i];
-    }
-  }
-};
-
-// A panel with 64 places for rows. The last one of a matrix may hold fewer, R: the first half of them takes the places
-// from 0 on, the second half those from 32 on.
-struct Panel {
-  const Tables& w;
-  long rows;
-  const uint8_t* stored;
-
-  Panel(const Tables& view, long index) : w(view), rows(view.rows_of(index)), stored(view.panel(index)) {}
-
-  long row_at(int place) const {
-    const long half = rows / 2, row = place % 32;
-    return row < half ? row + place / 32 * half : -1;
-  }
-
-  // Codes whose fields are whole bytes or nibbles, spread to 64 places.
-  const uint8_t* spread(std::vector<uint8_t>& scratch) const {
-    if (rows == kPanelRows) return stored;
-    const long half = rows / 2, pieces = w.units * w.unit_bytes(rows) / half;
-    scratch.assign(pieces * 32, 0);
-    for (long i = 0; i < pieces; ++i) std::memcpy(scratch.data() + i * 32, stored + i * half, half);
-    return scratch.data();
-  }
-
-  // Codes of 64 rows with fields of H bits that begin at `fields`, above B bits that stand in bytes before.
-  template <int H, int B, typename Code>
-  static void open(const uint8_t* bytes, const uint8_t* fields, Code* to) {
-    for (int r = 0; r < kPanelRows; r += 8, fields += H) {
-      uint64_t v = 0;
-      std::memcpy(&v, fields, H);
-      for (int i = 0; i < 8; ++i)
-        to[r + i] = static_cast<Code>((v >> (H * i) & ((1u << H) - 1)) << B | (B ? bytes[r + i] : 0));
-    }
-  }
-
-  template <typename Code>
-  bool open_full(const uint8_t* unit, Code* to) const {
-    const uint8_t* high = unit + kPanelRows;
-    switch (rows == kPanelRows ? w.bits : 0) {
-      case 5: return open<5, 0>(unit, unit, to), true;
-      case 6: return open<6, 0>(unit, unit, to), true;
-      case 7: return open<7, 0>(unit, unit, to), true;
-      case 9: return open<1, 8>(unit, high, to), true;
-      case 10: return open<2, 8>(unit, high, to), true;
-      case 11: return open<3, 8>(unit, high, to), true;
-      case 12: return open<4, 8>(unit, high, to), true;
-      case 13: return open<5, 8>(unit, high, to), true;
-      case 14: return open<6, 8>(unit, high, to), true;
-      case 15: return open<7, 8>(unit, high, to), true;
-      case 16: return open<8, 8>(unit, high, to), true;
-      default: return false;
-    }
-  }
-
-  template <typename Code>
-  void expand(long first, long count, Code* out) const {
-    const long bytes = w.unit_bytes(rows);
-    for (long u = 0; u < count; ++u) {
-      const uint8_t* unit = stored + (first + u) * bytes;
-      Code* to = out + u * kPanelRows;
-      if (open_full(unit, to)) continue;
-      for (int r = 0; r < kPanelRows; ++r) {
-        const long row = row_at(r);
-        to[r] = static_cast<Code>(row < 0 ? 0 : code_at(w, unit, rows, row, 0));
-      }
-    }
+    for (int r = 0; r < kPanelRows; ++r) y[r] = e8p_output(sums + r, static_cast<int>(planes), total[i], w.step, unit[i]);
   }
 };
 
@@ -385,10 +269,64 @@ void one_panel(const Call& call, long index, const uint16_t* scales, float* y, s
   }
 }
 
+// Rows of x, rotated, with zeros behind for padded vectors.
+struct Rotated {
+  long stride;
+  Buffer<float> rows;
+
+  Rotated(const Tables& w, const float* x, long count, const uint8_t* signs, int threads)
+      : stride(w.in + w.dim + 64), rows(count * stride) {
+    parallel_for(count, 1, threads, [&](long first, long last) {
+      for (long i = first; i < last; ++i) {
+        float* row = rows.get() + i * stride;
+        std::copy_n(x + i * w.in, w.in, row);
+        std::fill(row + w.in, row + stride, 0.0f);
+        if (signs) hadamard_rows(row, 1, w.in, signs, nullptr, 1);
+      }
+    });
+  }
+};
+
 }  // namespace
+
+float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums,
+                 int64_t* total) {
+  const long columns = units * 8;
+  Buffer<int16_t> q(columns);
+  const float unit = quantize(x, n, columns, planes == 2 ? 16319 : 127, q.get());
+  for (long c = 0; c < columns; ++c) {
+    const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
+    if (planes == 2) bytes[columns + c] = static_cast<int8_t>(low);
+    bytes[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
+    *total += q.get()[c];
+  }
+  for (long u = 0; u < planes * units; ++u) {
+    int sum = 0;
+    for (int c = 0; c < 8; ++c) sum += bytes[u * 8 + c];
+    sums[u] = static_cast<int16_t>(sum);
+  }
+  return unit;
+}
+
+bool even_levels(const Tables& w) {
+  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
+  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
+  for (long c = 0; c < w.entries; ++c)
+    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
+  return true;
+}
 
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
                    const uint8_t* signs_out, TableMode mode, float* y, int threads) {
+  const bool wide = mode != TableMode::floats && rows >= wide_rows(w);
+  const ByteKernels* bytes = byte_kernels(w, mode);
+  if (wide || bytes) {
+    const Rotated row(w, x, rows, signs_in, threads);
+    if (wide) tables_wide(wide_kernels(), row.rows.get(), rows, row.stride, w, scales, y, threads);
+    else tables_bytes(*bytes, kernels().quantize, row.rows.get(), rows, row.stride, w, scales, mode, y, threads);
+    if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
+    return;
+  }
   Call call(w, mode, rows);
   parallel_for(rows, 1, threads, [&](long first, long last) {
     for (long i = first; i < last; ++i) {
@@ -408,7 +346,9 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
   if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
 }
 
-const char* tables_kernel(const Tables& w, TableMode mode) {
+const char* tables_kernel(const Tables& w, TableMode mode, long rows) {
+  if (mode != TableMode::floats && rows >= wide_rows(w)) return "blocks of 16-bit levels, 15-bit activations";
+  if (byte_kernels(w, mode)) return "inner products in tables of bytes, byte permutations";
   switch (kind_of(w, mode)) {
     case Kind::nibbles:
     case Kind::threes:

@@ -1,4 +1,4 @@
-// Layout 4: the header, single codes, and whole rows as floats.
+// Layout 4: the header, single codes, and single rows as floats.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -109,15 +109,6 @@ Tables view_tables(const uint8_t* weight, long bytes, const void* table, long pa
   if (w.panel(w.panels - 1) + w.units * w.unit_bytes(w.rows_of(w.panels - 1)) - weight != bytes)
     throw std::invalid_argument("packed weight: another size than its header says");
   return w;
-}
-
-void decode_tables(const Tables& w, long first, long rows, float* out, int threads) {
-  std::atomic<bool> fine{true};
-  parallel_for(rows, 16, threads, [&](long begin, long end) {
-    for (long i = begin; i < end; ++i)
-      if (!decode_row(w, first + i, out + i * w.in)) fine = false;
-  });
-  if (!fine) throw std::invalid_argument("packed weight is corrupted: a code is beyond the codebook's last entry");
 }
 
 void gather_tables(const Tables& w, const int64_t* index, long count, float* out, int threads) {

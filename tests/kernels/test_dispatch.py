@@ -136,7 +136,7 @@ def test_instruction_sets():
     native = dispatch.native()
     if native is None:
         pytest.skip("no compiled kernels")
-    with pytest.raises(ValueError, match="expected portable, avx2 or avx512"):
+    with pytest.raises(ValueError, match="expected portable, neon, avx2 or avx512"):
         native.set_isa("mmx")
     code = "from vq.kernels import dispatch; print(dispatch.native().isa())"
     assert run(code, VQ_ISA="portable").stdout == "portable\n"

@@ -165,6 +165,28 @@ def test_typical_errors(isa, name):
     assert error(ops.packed_linear(x, *layer.args, "int8"), exact) < 1e-2
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_many_rows_are_accurate_in_every_mode(isa, name):
+    """Levels and activations are 14 to 15 bits then, in int8 too."""
+    layer = packed(name, 192, 1024)
+    x = inputs(24, 1024)
+    exact = x.double() @ layer.dense.T
+    for mode in ("int15", "int8"):
+        assert error(ops.packed_linear(x, *layer.args, mode), exact) < 4e-4
+
+
+def test_sums_of_many_rows_never_overflow(isa):
+    """Where every product has the same sign, a block's sum is as large as it can be."""
+    for name in ("scalar4", "kmeans4x8", "2x8", "e8p", "levels8"):
+        layer = packed(name, 64, 512)
+        x = 3.0 * torch.sign(layer.matrix[:24]).float().contiguous()
+        args = (*layer.args[:2], None, layer.signs_out, layer.table)
+        exact = x.double() @ (layer.matrix * layer.scales.double()[:, None]).T
+        if layer.signs_out is not None:
+            exact = rotate(exact, None, layer.signs_out)
+        assert error(ops.packed_linear(x, *args, "int15"), exact) < 4e-4
+
+
 def test_outliers_stay_within_the_modes_bounds(isa):
     """A large activation costs precision only where it is: each block has a unit of its own."""
     layer = packed("scalar2", 128, 2048)
@@ -207,6 +229,28 @@ def test_instruction_sets_agree(name):
     for other in results[1:]:
         for mine, theirs in zip(results[0], other, strict=True):
             assert error(mine, theirs.double()) < 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_many_rows_give_the_same_bits_on_any_set_and_threads(name):
+    module = native()
+    if module is None:
+        pytest.skip("no compiled kernels")
+    layer, x = packed(name, 130, 270), inputs(21, 270)
+    before, count, results = module.isa(), torch.get_num_threads(), []
+    try:
+        for isa in ("portable", "avx2", "avx512"):
+            if isa <= module.best_isa() or isa == "portable":
+                module.set_isa(isa)
+                for threads in (1, 2):
+                    torch.set_num_threads(threads)
+                    results.append(
+                        ops.packed_linear(x, *layer.args[:2], None, None, layer.table, "int15")
+                    )
+    finally:
+        module.set_isa(before)
+        torch.set_num_threads(count)
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("name", ["scalar2", "scalar3", "scalar5", "levels8", "2x8", "e8p"])
@@ -324,6 +368,9 @@ def test_explain_names_the_kernel():
         layer = packed(name, 64, 32)
         said = ops.explain(layer.header, layer.weight, layer.table, "int8")
         assert words in said and said.startswith(native().isa())
-        assert "more than 32 rows" in ops.explain(
-            layer.header, layer.weight, layer.table, "int8", 33
-        )
+        for rows, mode, last in (
+            (512, "int8", "16-bit levels"),
+            (513, "int15", "more than 512 rows"),
+            (33, "float", "more than 32 rows"),
+        ):
+            assert last in ops.explain(layer.header, layer.weight, layer.table, mode, rows)

@@ -2,7 +2,7 @@
 
 Every operation is declared once: a schema, a fake (shapes only) and a reference in plain torch that
 works everywhere. A native CPU implementation may stand beside it, and one in Triton for tensors on a
-GPU. ``VQ_BACKEND=reference``, ``=cpu`` or ``=triton`` forces one, and ``VQ_ISA`` (portable, avx2, avx512)
+GPU. ``VQ_BACKEND=reference``, ``=cpu`` or ``=triton`` forces one, and ``VQ_ISA`` (portable, neon, avx2, avx512)
 forces an instruction set; without them the fastest that works is taken.
 """
 

@@ -18,7 +18,7 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
-from vq.kernels.panels import TOKENS
+from vq.kernels.panels import FLOAT_TOKENS, TOKENS
 
 __all__ = [
     "INTEGER_ROWS",
@@ -139,9 +139,11 @@ def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows
     hashed = header.layout == TILES and header.code == HASH_CODE
     if integer_mode(header, rows, mode):
         return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
-    if header.layout == PANELS and rows <= TOKENS:
-        return f"{isa} {mode}: {kernel_name(weight, table, mode)}, {rows} row(s)"
-    most = TOKENS if header.layout == PANELS else INTEGER_ROWS
+    most = INTEGER_ROWS
+    if header.layout == PANELS:
+        most = FLOAT_TOKENS if mode == "float" else TOKENS
+        if rows <= most:
+            return f"{isa} {mode}: {kernel_name(weight, table, mode, rows)}, {rows} row(s)"
     reason = (
         f"more than {most} rows"
         if rows > most

@@ -186,13 +186,13 @@ def cpu(
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
 
 
-def kernel_name(weight: Tensor, table: Tensor, mode: str) -> str:
-    """What serves few rows of a matrix in layout 4."""
+def kernel_name(weight: Tensor, table: Tensor, mode: str, rows: int = 1) -> str:
+    """What serves ``rows`` rows of x and a matrix in layout 4."""
     table, weight = table.contiguous(), weight.contiguous()
     if weight.is_meta:
         return "codes of a table"
     where = (weight.data_ptr(), weight.numel(), table.data_ptr(), *table_sizes(table))
-    return str(_native().tables_kernel(*where, ACTIVATIONS[mode]))
+    return str(_native().tables_kernel(*where, ACTIVATIONS[mode], rows))
 
 
 def transposed_cpu(

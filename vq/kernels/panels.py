@@ -8,9 +8,8 @@ from torch import Tensor
 
 from vq.kernels.formats import HEADER_BYTES, PANEL_ROWS, PackedHeader
 
-TOKENS = (
-    32  # rows of x up to which the kernels work on packed codes; more decode panels of the matrix
-)
+TOKENS = 512  # rows of x up to which the kernels take integers; more decode panels of the matrix to float32
+FLOAT_TOKENS = 32  # the same in mode float, which has no kernel for many rows
 
 
 def pack_panels(codes: Tensor, header: PackedHeader) -> Tensor:

@@ -4,12 +4,12 @@
 
 namespace vq {
 
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+enum class Isa { portable = 0, neon = 1, avx2 = 2, avx512 = 3 };
 
 // The best set this machine can run.
 Isa best_isa();
 
-// The set in use: VQ_ISA (portable, avx2, avx512) where it is set and the machine can run it, else best_isa().
+// The set in use: VQ_ISA (portable, neon, avx2, avx512) where it is set and the machine can run it, else best_isa().
 Isa isa();
 
 // Forces a set for this process; throws std::invalid_argument for a name that is unknown or cannot run here.

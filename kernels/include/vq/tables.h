@@ -67,7 +67,8 @@ struct TablesKernels {
 
 extern const TablesKernels portable_tables;
 extern const TablesKernels avx2_tables;    // defined on x86 only
-extern const TablesKernels avx512_tables;  // defined on x86 only
+void use_avx512(TablesKernels* kernels);   // replaces what AVX-512 does better; defined on x86 only
+void use_neon(TablesKernels* kernels);     // replaces what NEON does better; defined on 64-bit Arm only
 
 enum class TableMode { floats = 0, int8 = 1, int15 = 2 };
 
@@ -91,7 +92,7 @@ void e8p_point(const Tables& w, int code, float* out);
 // for the 256 x 8 bytes of E8P.
 Tables view_tables(const uint8_t* weight, long bytes, const void* table, long parts, long entries, long width);
 
-// Name of the kernel that serves few rows, for people.
-const char* tables_kernel(const Tables& w, TableMode mode);
+// Name of the kernel that serves so many rows, for people.
+const char* tables_kernel(const Tables& w, TableMode mode, long rows);
 
 }  // namespace vq

@@ -101,6 +101,13 @@ inline simde__m512i widened(const __m128i& v) {
   return out.value();
 }
 
+inline simde__m512i widened_words(const __m256i& v) {
+  Lanes<int16_t, __m256i> x(v);
+  Lanes<int32_t, simde__m512i> out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = x.lane[i];
+  return out.value();
+}
+
 inline simde__m512 to_floats(const simde__m512i& v) {
   Lanes<int32_t, simde__m512i> x(v);
   Lanes<float, simde__m512> out;
@@ -138,6 +145,8 @@ inline int32_t reduced(const simde__m512i& v, bool largest) {
 #define _mm512_shuffle_f32x4(a, b, c) vq_emulated::swapped(a, c, true)
 #define _mm512_cvtepi32_epi8(v) vq_emulated::low_bytes(v)
 #define _mm512_cvtepi8_epi32(v) vq_emulated::widened(v)
+#undef _mm512_cvtepi16_epi32
+#define _mm512_cvtepi16_epi32(v) vq_emulated::widened_words(v)
 #define _mm512_cvtepi32_ps(v) vq_emulated::to_floats(v)
 #define _mm512_cvtps_epi32(v) vq_emulated::to_integers(v)
 #define _mm512_reduce_add_epi32(v) vq_emulated::reduced(v, false)
