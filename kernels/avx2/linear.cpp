@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace vq {
@@ -21,6 +22,6 @@ namespace {
 void hadamard_avx2(float* x, long n);
 void quantize_avx2(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
 
-const LinearKernels avx2_linear = {false, 1, hadamard_avx2, quantize_avx2, dot, decode};
+const LinearKernels avx2_linear = {false, 1, hadamard_avx2, quantize_avx2, arrange, dot, decode};
 
 }  // namespace vq

@@ -274,6 +274,6 @@ void decode(const Trellis& w, long band, float* out, long stride) {
 void hadamard_avx512(float* x, long n);
 void quantize_avx512(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
 
-const LinearKernels avx512_linear = {false, 1L << 60, hadamard_avx512, quantize_avx512, dot, decode};
+const LinearKernels avx512_linear = {false, 1L << 60, hadamard_avx512, quantize_avx512, nullptr, dot, decode};
 
 }  // namespace vq

@@ -33,34 +33,49 @@ T field(const uint8_t* at) {
   return value;
 }
 
-float from_half(uint16_t h) {
-  uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
-  if (exponent == 0) {
-    float value = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
-    std::memcpy(&bits, &value, 4);
-    bits |= sign;
-  } else {
-    bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
-  }
+// Half precision to float, without branches so that loops over it become vector code.
+inline float from_half(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h & 0x7c00u;
+  const uint32_t normal = (static_cast<uint32_t>(h & 0x7fffu) << 13) + (exponent == 0x7c00u ? 224u << 23 : 112u << 23);
+  const float tiny = static_cast<float>(static_cast<int32_t>(h & 1023u)) * 5.9604644775390625e-8f;  // 2^-24
+  uint32_t bits;
+  std::memcpy(&bits, &tiny, 4);
+  bits = (exponent ? normal : bits) | sign;
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
 }
 
 void flip(float* x, long n, const uint8_t* signs) {
-  for (long i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    bits ^= static_cast<uint32_t>(signs[i >> 3] >> (i & 7) & 1) << 31;
-    std::memcpy(x + i, &bits, 4);
-  }
+  constexpr uint32_t bit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  const auto eight = [&](float* at, uint32_t byte, long count) {
+    for (long i = 0; i < count; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, at + i, 4);
+      bits ^= byte & bit[i] ? 0x80000000u : 0u;
+      std::memcpy(at + i, &bits, 4);
+    }
+  };
+  long i = 0;
+  for (; i + 8 <= n; i += 8) eight(x + i, signs[i >> 3], 8);
+  if (i < n) eight(x + i, signs[i >> 3], n - i);
+}
+
+// A total as a float, rounded once. Below 2^51 in magnitude it fits the digits of a double around 1.5 * 2^52.
+inline float to_float(int64_t total) {
+  const int64_t bits = total + 0x4338000000000000;
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return static_cast<float>(value - 6755399441055744.0);
 }
 
 // Totals of one row of x to floats: 64 rows of a band, cut at the end of the matrix.
 void finish(const Product& m, long band, const int64_t* totals, float unit, float* y) {
-  long first = band * 64, rows = std::min(64L, m.w.out - first);
-  for (long r = 0; r < rows; ++r)
-    y[first + r] = static_cast<float>(totals[r]) * unit * m.w.step * from_half(m.scales[first + r]);
+  const long first = band * 64, rows = std::min(64L, m.w.out - first);
+  const float step = m.w.step;
+  const uint16_t* scales = m.scales + first;
+  float* to = y + first;
+  for (long r = 0; r < rows; ++r) to[r] = to_float(totals[r]) * unit * step * from_half(scales[r]);
 }
 
 // Both levels of every state of the hash code, where a kernel wants them (the vector ones pass steps of other widths on).
@@ -85,7 +100,7 @@ struct Quantized {
   std::unique_ptr<float[], Free> units;
 
   Quantized(const LinearKernels& k, const float* x, long rows, long in, const uint8_t* signs, int planes, int threads)
-      : view{rows, planes, (in + 31) / 32 * 32 + 64, nullptr, nullptr, nullptr},
+      : view{rows, planes, (in + 31) / 32 * 32 + 64, nullptr, nullptr, nullptr, nullptr},
         bytes(aligned<int8_t>(rows * planes * view.stride)),
         sums(aligned<int32_t>(rows * planes)),
         units(aligned<float>(rows)) {
@@ -126,11 +141,18 @@ void multiply(const LinearKernels& k, const Quantized& x, const Product& given, 
   const std::vector<int8_t> pairs = state_pairs(k, m.w);
   m.w.pairs = pairs.data();
   const Levels levels = levels_of(m.w);
-  const long rows = x.view.rows;
+  Activations view = x.view;
+  std::unique_ptr<uint8_t[], Free> arranged;
+  if (const long size = k.arrange ? k.arrange(m.w, levels, view, nullptr) : 0) {
+    arranged = aligned<uint8_t>(size);
+    k.arrange(m.w, levels, view, arranged.get());
+    view.arranged = arranged.get();
+  }
+  const long rows = view.rows;
   parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
     auto totals = aligned<int64_t>(rows * 64);
     for (long band = first; band < last; ++band) {
-      k.dot(m.w, levels, band, x.view, totals.get());
+      k.dot(m.w, levels, band, view, totals.get());
       for (long i = 0; i < rows; ++i) finish(m, band, totals.get() + i * 64, x.units[i], m.y + i * m.w.out);
     }
   });

@@ -119,6 +119,6 @@ void decode(const Trellis& w, long band, float* out, long stride) {
 
 }  // namespace
 
-const LinearKernels portable_linear = {true, 1L << 60, hadamard, quantize, dot, decode};
+const LinearKernels portable_linear = {true, 1L << 60, hadamard, quantize, nullptr, dot, decode};
 
 }  // namespace vq

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -103,7 +104,10 @@ struct Inputs {
   std::vector<int16_t> wide;
   vq::Activations view{};
 
-  Inputs(long rows, long in, int planes, unsigned seed, bool extreme) {
+  // Of any size up to the largest, all of the largest, or mostly small: what sums may overflow differs.
+  enum Kind { any, extreme, mostly_small };
+
+  Inputs(long rows, long in, int planes, unsigned seed, Kind kind) {
     std::mt19937 random(seed);
     const long stride = (in + 31) / 32 * 32 + 64;
     bytes.assign(rows * planes * stride, 0);
@@ -112,7 +116,10 @@ struct Inputs {
     for (long i = 0; i < rows; ++i)
       for (long c = 0; c < in; ++c) {
         const int top = planes == 2 ? 16319 : 127;
-        const int value = extreme ? (random() % 2 ? top : -top) : static_cast<int>(random() % (2 * top + 1)) - top;
+        const int drawn = static_cast<int>(random() % (2 * top + 1)) - top;
+        const int value = kind == extreme        ? (random() % 2 ? top : -top)
+                          : kind == mostly_small ? static_cast<int>(int64_t{drawn} * drawn * drawn / (top * top))
+                                                 : drawn;
         const int low = planes == 2 ? ((value + 64) & 127) - 64 : value;
         wide[i * stride + c] = static_cast<int16_t>(value);
         const int part[2] = {planes == 2 ? (value - low) / 128 : value, low};
@@ -121,11 +128,11 @@ struct Inputs {
           sums[i * planes + p] += part[p];
         }
       }
-    view = {rows, planes, stride, bytes.data(), sums.data(), wide.data()};
+    view = {rows, planes, stride, bytes.data(), sums.data(), wide.data(), nullptr};
   }
 };
 
-void products(const Set& set, const Matrix& m, const std::string& name, bool extreme) {
+void products(const Set& set, const Matrix& m, const std::string& name, Inputs::Kind usual) {
   const std::vector<int> weights = dense(m);
   const vq::Levels levels = vq::levels_of(m.w);
   std::vector<int8_t> pairs(2L << m.w.memory);
@@ -136,9 +143,26 @@ void products(const Set& set, const Matrix& m, const std::string& name, bool ext
   }
   vq::Trellis w = m.w;
   w.pairs = pairs.data();
+  struct Case {
+    long rows;
+    Inputs::Kind kind;
+  };
+  const Case cases[] = {{1, Inputs::any},          {1, Inputs::extreme}, {1, Inputs::mostly_small}, {2, Inputs::any},
+                        {2, Inputs::mostly_small}, {3, usual},           {4, usual},                {5, usual},
+                        {9, usual},                {16, usual}};
   for (int planes : {1, 2})
-    for (long rows : {1L, 2L, 3L, 4L, 5L, 9L, 16L}) {
-      const Inputs x(rows, w.in, planes, static_cast<unsigned>(rows), extreme);
+    for (const auto [rows, kind] : cases) {
+      Inputs x(rows, w.in, planes, static_cast<unsigned>(rows), kind);
+      const auto arrange = set.kernels->arrange;
+      const long size = arrange ? arrange(w, levels, x.view, nullptr) : 0;
+      std::vector<__int128> arranged(size / 16 + 2);  // and room for an address that 32 divides
+      if (size) {
+        void* at = arranged.data();
+        size_t room = arranged.size() * 16;
+        at = std::align(32, size, at, room);
+        arrange(w, levels, x.view, at);
+        x.view.arranged = at;
+      }
       std::vector<int64_t> totals(rows * 64);
       for (long band = 0; band < w.bands; ++band) {
         set.kernels->dot(w, levels, band, x.view, totals.data());
@@ -226,11 +250,11 @@ int main() {
             const Shape shape = shapes[(levels + step_bits + memory) % 3];
             const Matrix m(shape.out, shape.in, step_bits, memory, levels, top, static_cast<unsigned>(step_bits * memory));
             products(set, m, std::to_string(levels) + " levels to " + std::to_string(top) + ", " + std::to_string(step_bits) +
-                                 " bits a step, memory " + std::to_string(memory), top == 127);
+                                 " bits a step, memory " + std::to_string(memory), top == 127 ? Inputs::extreme : Inputs::any);
           }
-    products(set, Matrix(577, 63, 4, 12, 64, 125, 3), "577x63", false);
-    products(set, Matrix(64, 1300, 4, 12, 64, 127, 4), "64x1300", true);
-    products(set, Matrix(64, 1300, 6, 16, 16, 31, 5), "64x1300", true);
+    products(set, Matrix(577, 63, 4, 12, 64, 125, 3), "577x63", Inputs::any);
+    products(set, Matrix(64, 1300, 4, 12, 64, 127, 4), "64x1300", Inputs::extreme);
+    products(set, Matrix(64, 1300, 6, 16, 16, 31, 5), "64x1300", Inputs::extreme);
     std::printf("%s: %d checks so far, %d failures\n", set.name, checks, failures);
   }
   return failures != 0;
