@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vq.compressors.tables import cached_table, listable, step_of
 from vq.kernels import linear as ops
 from vq.kernels.decode import decode_rows, place_vectors, unpack_codes
-from vq.kernels.dispatch import backend
+from vq.kernels.dispatch import backend, forced
 from vq.kernels.formats import (
     BLOCKS,
     E8P_CODE,
@@ -33,8 +33,6 @@ from vq.kernels.formats import (
 from vq.kernels.hadamard import hadamard
 from vq.kernels.layouts import pack_payload, pack_signs
 from vq.kernels.ready import ReadyLinear, prepare
-
-_PARTS = ("weight", "scales", "signs_in", "signs_out")
 
 
 def header_for(codebook: nn.Module, out_features: int, in_features: int) -> PackedHeader:
@@ -247,9 +245,8 @@ class QuantizedLinear(nn.Module):
         ready: ReadyLinear | None = state["_ready"]
         if ready is None:
             return None
-        buffers = state["_buffers"]
-        tensors = tuple([buffers[name] for name in _PARTS])
-        if not ready.holds(tensors, self._table(), self.mode) or backend() != "cpu":
+        kept = ready.holds(state["_buffers"], self._table(), state["mode"])
+        if not kept or (forced() and backend() != "cpu"):
             state["_ready"] = None
             return None
         y = ready(x)
@@ -341,12 +338,14 @@ class QuantizedLinear(nn.Module):
 
     def _table(self) -> Tensor:
         """The table the operation needs; see ``vq.kernels.decode.decode_rows``."""
-        book = self.codebook
-        if self.header.layout == TILES:
-            table: Tensor = book.levels if self.header.code == HASH_CODE else book.table
+        book, header = self.__dict__["_codebook"][0], self.header
+        if header.layout == TILES:
+            name = "levels" if header.code == HASH_CODE else "table"
+            own: Tensor | None = book._buffers.get(name)
+            table: Tensor = getattr(book, name) if own is None else own
             return table
         table = cached_table(book)
-        return table if self.header.layout == PANELS else table[0]
+        return table if header.layout == PANELS else table[0]
 
     def _decode(self, first: int, rows: int) -> Tensor:
         """Rows of W in units of the codebook, float32."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
 from vq.kernels.linear_native import ACTIVATIONS, PLANES, table_sizes
 from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS, check
 from vq.kernels.panels import TOKENS
+
+_FLOAT = torch.float32
 
 
 class ReadyLinear:
@@ -25,7 +29,17 @@ class ReadyLinear:
         ValueError: if they do not fit each other.
     """
 
-    __slots__ = ("_call", "_rest", "_shape", "_tokens", "mode", "table", "tensors", "version")
+    __slots__ = (
+        "_call",
+        "_counts",
+        "_rest",
+        "_shape",
+        "_tokens",
+        "mode",
+        "table",
+        "tensors",
+        "version",
+    )
 
     def __init__(
         self,
@@ -40,7 +54,8 @@ class ReadyLinear:
         assert module is not None
         header = _checked(weight, scales, signs_in, signs_out, table, mode)
         self.tensors = (weight, scales, signs_in, signs_out)
-        self.version = _version(weight)
+        self._counts = not weight.is_inference()  # tensors made in inference mode have no version
+        self.version = weight._version if self._counts else 0
         self.table, self.mode = table, mode
         signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
         where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
@@ -54,29 +69,37 @@ class ReadyLinear:
             self._call = module.packed_linear
             self._rest = (*where, table.data_ptr(), *self._shape, PLANES[mode])
 
-    def holds(self, tensors: tuple[Tensor | None, ...], table: Tensor, mode: str) -> bool:
-        """Whether these are the tensors it was made for, unchanged."""
-        own = self.tensors
+    def holds(self, buffers: Mapping[str, Tensor | None], table: Tensor, mode: str) -> bool:
+        """Whether these are the tensors it was made for, unchanged.
+
+        Args:
+            buffers: the layer's, by the names ``packed_linear`` gives them.
+            table: of its codebook now.
+            mode: of the layer now.
+        """
+        weight, scales, signs_in, signs_out = self.tensors
         return (
-            tensors[0] is own[0]
-            and tensors[1] is own[1]
-            and tensors[2] is own[2]
-            and tensors[3] is own[3]
+            buffers["weight"] is weight
+            and buffers["scales"] is scales
+            and buffers["signs_in"] is signs_in
+            and buffers["signs_out"] is signs_out
             and table is self.table
             and mode == self.mode
-            and _version(self.tensors[0]) == self.version
+            and (not self._counts or weight._version == self.version)
         )
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The product, or None if this is not a case for it."""
-        width, out = self._shape
-        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or listens(x):
+        if type(x) is not Tensor or x.dtype is not _FLOAT or not x.is_cpu or listens(x):
             return None
-        shape = x.shape
+        (width, out), shape = self._shape, x.shape
         rows = x.numel() // width
-        if shape[-1:] != (width,) or not 0 < rows <= self._tokens or not x.is_contiguous():
+        if not shape or not 0 < rows <= self._tokens or shape[-1] != width or not x.is_contiguous():
             return None
-        y = torch.empty((*shape[:-1], out), dtype=torch.float32)
+        if len(shape) == 2:  # slices of sizes take a while
+            y = torch.empty(rows, out, dtype=_FLOAT)
+        else:
+            y = torch.empty(*shape[:-1], out, dtype=_FLOAT)
         done = self._call(x.data_ptr(), rows, *self._rest, y.data_ptr(), torch.get_num_threads())
         return y if done else None
 
@@ -96,11 +119,6 @@ def _checked(
 
 def _columns(weight: Tensor) -> int:
     return int(weight[12:16].view(torch.int32)) if weight.numel() >= 64 else 0
-
-
-def _version(tensor: Tensor | None) -> int:
-    assert tensor is not None
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def listens(x: Tensor) -> bool:
