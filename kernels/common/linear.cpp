@@ -159,6 +159,44 @@ void multiply(const LinearKernels& k, const Quantized& x, const Product& given, 
   if (m.signs_out) hadamard_rows(m.y, rows, m.w.out, nullptr, m.signs_out, threads);
 }
 
+// Rows of x, rotated, as floats.
+struct Rotated {
+  long rows, stride;
+  std::unique_ptr<float[], Free> x;
+
+  Rotated(const LinearKernels& k, const float* from, long rows, long in, const uint8_t* signs, int threads)
+      : rows(rows), stride((in + 63) / 64 * 64), x(aligned<float>(rows * stride)) {
+    parallel_for(rows, 1, threads, [&](long first, long last) {
+      for (long i = first; i < last; ++i) {
+        float* row = x.get() + i * stride;
+        std::copy_n(from + i * in, in, row);
+        std::fill(row + in, row + stride, 0.0f);
+        if (!signs) continue;
+        flip(row, in, signs);
+        k.hadamard(row, in);
+      }
+    });
+  }
+};
+
+bool multiply_values(const LinearKernels& k, const Rotated& x, const Product& m, int threads) {
+  std::atomic<bool> served{true};
+  parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
+    auto sums = aligned<float>(x.rows * 64 * 8);
+    for (long band = first; band < last && served; ++band) {
+      if (!k.values_dot(m.w, band, x.x.get(), x.rows, x.stride, sums.get())) {
+        served = false;
+        return;
+      }
+      const long top = band * 64, count = std::min(64L, m.w.out - top);
+      for (long i = 0; i < x.rows; ++i)
+        for (long r = 0; r < count; ++r) m.y[i * m.w.out + top + r] = sums[i * 64 + r] * from_half(m.scales[top + r]);
+    }
+  });
+  if (served && m.signs_out) hadamard_rows(m.y, x.rows, m.w.out, nullptr, m.signs_out, threads);
+  return served;
+}
+
 }  // namespace
 
 const LinearKernels& linear_kernels() {
@@ -209,11 +247,23 @@ Trellis view_trellis(const uint8_t* weight, long bytes, const void* table) {
   return w;
 }
 
-void packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
+bool packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
                    int count, int threads) {
   const LinearKernels& k = linear_kernels();
-  const Quantized quantized(k, x, rows, in, signs_in, planes, threads);
-  for (int i = 0; i < count; ++i) multiply(k, quantized, products[i], threads);
+  const auto hashed = [](const Product& m) { return m.w.hash; };
+  const bool integers = std::any_of(products, products + count, hashed);
+  std::unique_ptr<Quantized> quantized;
+  std::unique_ptr<Rotated> rotated;
+  if (integers) quantized = std::make_unique<Quantized>(k, x, rows, in, signs_in, planes, threads);
+  if (!std::all_of(products, products + count, hashed)) rotated = std::make_unique<Rotated>(k, x, rows, in, signs_in, threads);
+  for (int i = 0; i < count; ++i) {
+    if (products[i].w.hash) {
+      multiply(k, *quantized, products[i], threads);
+    } else if (!multiply_values(k, *rotated, products[i], threads)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void decode_trellis(const Trellis& view, long first, long rows, float* out, int threads) {

@@ -74,11 +74,10 @@ struct Matrix {
     w.payload = memory.data() + 1;
   }
 
-  // Level of a weight of a tile, from the text of the format.
-  int at(long row, long column) const {
+  // State of a step of the tile of a weight, from the text of the format.
+  uint32_t state(long row, long column, long step) const {
     const long band = row / 64, block = column / 4, group = block / 8;
     const long width = std::min(8L, w.blocks - group * 8), tile_bits = 64L * w.words;
-    const long weight = row % 64 * 4 + column % 4, step = weight / 2;
     uint32_t state = 0;
     for (int i = 0; i < w.memory; ++i) {
       const long bit = (step * w.step_bits + i) % tile_bits;
@@ -86,6 +85,12 @@ struct Matrix {
       const int place = 63 - static_cast<int>(bit % 64);
       state = state << 1 | (word[place / 8] >> place % 8 & 1);
     }
+    return state;
+  }
+
+  int at(long row, long column) const {
+    const long weight = row % 64 * 4 + column % 4;
+    const uint32_t state = this->state(row, column, weight / 2);
     const uint32_t product = (state << (16 - w.memory)) * w.constant;
     return level[(weight % 2 ? product >> 8 : product >> 16) & 63];
   }
@@ -188,6 +193,51 @@ void products(const Set& set, const Matrix& m, const std::string& name, Inputs::
   }
 }
 
+// A table in place of the hash: values of every step, and products in float, against the same bits read one by one.
+void tables(const Set& set, long out, long in, int step_bits, int memory, int symbols, unsigned seed) {
+  Matrix m(out, in, step_bits, memory, 64, 127, seed);
+  std::mt19937 random(seed);
+  std::vector<float> table(static_cast<size_t>(symbols) << memory);
+  for (auto& v : table) v = static_cast<float>(random()) / 4294967296.0f - 0.5f;
+  m.w.hash = false;
+  m.w.symbols = symbols;
+  m.w.words = 256 / symbols * step_bits / 64;
+  m.w.table = table.data();
+  m.memory.assign(m.w.bands * m.w.blocks * m.w.words * 8 + 1, 0);
+  m.memory.shrink_to_fit();
+  for (auto& byte : m.memory) byte = static_cast<uint8_t>(random());
+  m.w.payload = m.memory.data() + 1;
+  const auto at = [&](long row, long column) {
+    const long weight = row % 64 * 4 + column % 4;
+    return table[m.state(row, column, weight / symbols) * symbols + weight % symbols];
+  };
+  const long rows = 3, stride = (in + 63) / 64 * 64, width = m.w.groups * 32;
+  std::vector<float> x(rows * stride, 0.0f), room(rows * 512 + 8), values(64 * width);
+  for (long i = 0; i < rows; ++i)
+    for (long c = 0; c < in; ++c) x[i * stride + c] = static_cast<float>(random()) / 4294967296.0f - 0.5f;
+  void* sums = room.data();
+  size_t left = room.size() * 4;
+  std::align(32, rows * 2048, sums, left);
+  const std::string name = std::to_string(step_bits) + " bits a step, memory " + std::to_string(memory) + ", " +
+                           std::to_string(symbols) + " values";
+  for (long band = 0; band < m.w.bands; ++band) {
+    expect(set.kernels->values_dot(m.w, band, x.data(), rows, stride, static_cast<float*>(sums)), set.name + (" serves " + name));
+    set.kernels->decode(m.w, band, values.data(), width);
+    double worst = 0.0;
+    bool same = true;
+    for (long r = 0; r < 64; ++r) {
+      for (long c = 0; c < in; ++c) same = same && values[r * width + c] == at(band * 64 + r, c);
+      for (long i = 0; i < rows; ++i) {
+        double sum = 0.0;
+        for (long c = 0; c < in; ++c) sum += static_cast<double>(at(band * 64 + r, c)) * x[i * stride + c];
+        worst = std::max(worst, std::fabs(sum - static_cast<float*>(sums)[i * 64 + r]));
+      }
+    }
+    expect(same, set.name + (" values " + name));
+    expect(worst < 1e-5, set.name + (" product of values " + name));
+  }
+}
+
 void rotations(const Set& set) {
   for (long n : {1L, 2L, 7L, 8L, 15L, 16L, 64L, 100L, 577L, 1536L}) {
     std::mt19937 random(static_cast<unsigned>(n));
@@ -255,6 +305,9 @@ int main() {
     products(set, Matrix(577, 63, 4, 12, 64, 125, 3), "577x63", Inputs::any);
     products(set, Matrix(64, 1300, 4, 12, 64, 127, 4), "64x1300", Inputs::extreme);
     products(set, Matrix(64, 1300, 6, 16, 16, 31, 5), "64x1300", Inputs::extreme);
+    for (int symbols : {1, 2})
+      for (int step_bits = 1; step_bits <= 8; ++step_bits)
+        for (int memory : {9, 12, 16}) tables(set, 70, step_bits % 2 ? 63 : 300, step_bits, memory, symbols, static_cast<unsigned>(memory));
     std::printf("%s: %d checks so far, %d failures\n", set.name, checks, failures);
   }
   return failures != 0;

@@ -10,7 +10,13 @@ from torch import Tensor
 from vq.kernels.dispatch import backend, native
 from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
 from vq.kernels.linear_native import ACTIVATIONS, PLANES, table_sizes
-from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS, check
+from vq.kernels.linear_reference import (
+    INTEGER_COLUMNS,
+    INTEGER_ROWS,
+    VALUE_ROWS,
+    check,
+    tabled,
+)
 from vq.kernels.panels import TOKENS
 
 _FLOAT = torch.float32
@@ -60,14 +66,17 @@ class ReadyLinear:
         signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
         where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
         self._shape = (header.in_features, header.out_features)
-        self._tokens = TOKENS if header.layout == PANELS else INTEGER_ROWS
+        self._tokens = (
+            TOKENS if header.layout == PANELS else VALUE_ROWS if tabled(header) else INTEGER_ROWS
+        )
         if header.layout == PANELS:
             self._call = module.tables_linear
             self._rest = (*where, table.data_ptr(), *table_sizes(table), *self._shape)
             self._rest += (ACTIVATIONS[mode],)
         else:
             self._call = module.packed_linear
-            self._rest = (*where, table.data_ptr(), *self._shape, PLANES[mode])
+            sizes = (table.numel(), *self._shape, PLANES.get(mode, 0))
+            self._rest = (*where, table.data_ptr(), *sizes)
 
     def holds(self, buffers: Mapping[str, Tensor | None], table: Tensor, mode: str) -> bool:
         """Whether these are the tensors it was made for, unchanged.
@@ -140,7 +149,8 @@ def prepare(
 ) -> ReadyLinear | None:
     """A ready layer where the compiled kernels serve these tensors, else None."""
     hashed = header.layout == TILES and header.code == HASH_CODE
-    if not (header.layout == PANELS or (hashed and mode in PLANES)) or backend() != "cpu":
+    served = header.layout == PANELS or tabled(header) or (hashed and mode in PLANES)
+    if not served or backend() != "cpu":
         return None
     given = [t for t in (*tensors, table) if t is not None]
     plain = all(type(t) is Tensor and t.is_cpu and t.is_contiguous() for t in given)
