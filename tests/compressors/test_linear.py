@@ -324,6 +324,12 @@ def test_kept_addresses_follow_every_rule_of_the_operation(monkeypatch):
     with torch.no_grad():
         expected = layer(x)
         assert layer._ready is not None and torch.equal(layer(x), expected)
+        kept, other = layer._ready, make(mode="int15")(x)
+        layer.mode = "int15"
+        assert torch.equal(layer(x), other) and layer._ready is kept
+        layer.mode = "float"
+        torch.testing.assert_close(layer(x), other, rtol=1e-3, atol=1e-2)
+        layer.mode = "int8"
         assert layer(x[:0]).shape == (0, 70)
         torch.testing.assert_close(layer(x.T.contiguous().T), expected)
         torch.testing.assert_close(layer(x.double()).float(), expected, rtol=1e-2, atol=1e-2)

@@ -225,7 +225,7 @@ class QuantizedLinear(nn.Module):
             table = self._table()
             if self._ready is None and not torch.compiler.is_compiling():
                 tensors = (self.weight, self.scales, self.signs_in, self.signs_out)
-                self._ready = prepare(self.header, tensors, table, self.mode)
+                self._ready = prepare(self.header, tensors, table)
             y = ops.quick_linear(
                 x,
                 self.weight,
@@ -245,11 +245,11 @@ class QuantizedLinear(nn.Module):
         ready: ReadyLinear | None = state["_ready"]
         if ready is None:
             return None
-        kept = ready.holds(state["_buffers"], self._table(), state["mode"])
+        kept = ready.holds(state["_buffers"], self._table())
         if not kept or (forced() and backend() != "cpu"):
             state["_ready"] = None
             return None
-        y = ready(x)
+        y = ready(x, state["mode"])
         bias = state["_parameters"]["bias"]
         return y if y is None or bias is None else y + bias.to(y.dtype)
 

@@ -13,6 +13,7 @@ from vq.kernels.linear_native import ACTIVATIONS, PLANES, table_sizes
 from vq.kernels.linear_reference import (
     INTEGER_COLUMNS,
     INTEGER_ROWS,
+    MODES,
     VALUE_ROWS,
     check,
     tabled,
@@ -29,7 +30,7 @@ class ReadyLinear:
     inference on the CPU with compiled kernels, and leaves all else to the operation.
 
     Args:
-        weight, scales, signs_in, signs_out, table, mode: as ``packed_linear`` takes them.
+        weight, scales, signs_in, signs_out, table: as ``packed_linear`` takes them.
 
     Raises:
         ValueError: if they do not fit each other.
@@ -38,10 +39,9 @@ class ReadyLinear:
     __slots__ = (
         "_call",
         "_counts",
-        "_rest",
+        "_rests",
         "_shape",
         "_tokens",
-        "mode",
         "table",
         "tensors",
         "version",
@@ -54,15 +54,14 @@ class ReadyLinear:
         signs_in: Tensor | None,
         signs_out: Tensor | None,
         table: Tensor,
-        mode: str,
     ) -> None:
         module = native()
         assert module is not None
-        header = _checked(weight, scales, signs_in, signs_out, table, mode)
+        header = _checked(weight, scales, signs_in, signs_out, table)
         self.tensors = (weight, scales, signs_in, signs_out)
         self._counts = not weight.is_inference()  # tensors made in inference mode have no version
         self.version = weight._version if self._counts else 0
-        self.table, self.mode = table, mode
+        self.table = table
         signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
         where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
         self._shape = (header.in_features, header.out_features)
@@ -70,21 +69,22 @@ class ReadyLinear:
             TOKENS if header.layout == PANELS else VALUE_ROWS if tabled(header) else INTEGER_ROWS
         )
         if header.layout == PANELS:
-            self._call = module.tables_linear
-            self._rest = (*where, table.data_ptr(), *table_sizes(table), *self._shape)
-            self._rest += (ACTIVATIONS[mode],)
+            self._call, modes = module.tables_linear, ACTIVATIONS
+            sizes: tuple[int, ...] = (*table_sizes(table), *self._shape)
         else:
-            self._call = module.packed_linear
-            sizes = (table.numel(), *self._shape, PLANES.get(mode, 0))
-            self._rest = (*where, table.data_ptr(), *sizes)
+            self._call, modes = module.packed_linear, PLANES
+            sizes = (table.numel(), *self._shape)
+            if tabled(header):  # in float, whatever the mode
+                modes = dict.fromkeys(MODES, 0)
+        begin = (*where, table.data_ptr(), *sizes)
+        self._rests = {mode: (*begin, code) for mode, code in modes.items()}
 
-    def holds(self, buffers: Mapping[str, Tensor | None], table: Tensor, mode: str) -> bool:
+    def holds(self, buffers: Mapping[str, Tensor | None], table: Tensor) -> bool:
         """Whether these are the tensors it was made for, unchanged.
 
         Args:
             buffers: the layer's, by the names ``packed_linear`` gives them.
             table: of its codebook now.
-            mode: of the layer now.
         """
         weight, scales, signs_in, signs_out = self.tensors
         return (
@@ -93,12 +93,14 @@ class ReadyLinear:
             and buffers["signs_in"] is signs_in
             and buffers["signs_out"] is signs_out
             and table is self.table
-            and mode == self.mode
             and (not self._counts or weight._version == self.version)
         )
 
-    def __call__(self, x: Tensor) -> Tensor | None:
+    def __call__(self, x: Tensor, mode: str) -> Tensor | None:
         """The product, or None if this is not a case for it."""
+        rest = self._rests.get(mode)
+        if rest is None:
+            return None
         if type(x) is not Tensor or x.dtype is not _FLOAT or not x.is_cpu or listens(x):
             return None
         (width, out), shape = self._shape, x.shape
@@ -109,7 +111,7 @@ class ReadyLinear:
             y = torch.empty(rows, out, dtype=_FLOAT)
         else:
             y = torch.empty(*shape[:-1], out, dtype=_FLOAT)
-        done = self._call(x.data_ptr(), rows, *self._rest, y.data_ptr(), torch.get_num_threads())
+        done = self._call(x.data_ptr(), rows, *rest, y.data_ptr(), torch.get_num_threads())
         return y if done else None
 
 
@@ -119,11 +121,10 @@ def _checked(
     signs_in: Tensor | None,
     signs_out: Tensor | None,
     table: Tensor,
-    mode: str,
 ) -> PackedHeader:
-    """Header of the weight after all checks; ``prepared`` asked the rest."""
+    """Header of the weight after all checks; ``prepare`` asked the rest."""
     width = torch.empty(0, _columns(weight))
-    return check(width, weight, scales, signs_in, signs_out, table, mode)
+    return check(width, weight, scales, signs_in, signs_out, table, MODES[0])
 
 
 def _columns(weight: Tensor) -> int:
@@ -145,11 +146,10 @@ def prepare(
     header: PackedHeader,
     tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     table: Tensor,
-    mode: str,
 ) -> ReadyLinear | None:
     """A ready layer where the compiled kernels serve these tensors, else None."""
     hashed = header.layout == TILES and header.code == HASH_CODE
-    served = header.layout == PANELS or tabled(header) or (hashed and mode in PLANES)
+    served = header.layout == PANELS or tabled(header) or hashed
     if not served or backend() != "cpu":
         return None
     given = [t for t in (*tensors, table) if t is not None]
@@ -157,4 +157,4 @@ def prepare(
     types = (torch.int8,) if hashed else (torch.uint8, torch.float32)
     if not plain or table.dtype not in types or header.in_features > INTEGER_COLUMNS:
         return None
-    return ReadyLinear(*tensors, table, mode)
+    return ReadyLinear(*tensors, table)
