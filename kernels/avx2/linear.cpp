@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace vq {
@@ -15,12 +16,17 @@ namespace {
 #include "vq/ymm_wide.inc"
 #include "vq/ymm_bytes.inc"
 #include "vq/ymm_linear.inc"
+#include "vq/trellis_values.inc"
+
+void decode(const Trellis& w, long band, float* out, long stride) {
+  if (w.hash || !values_decode(w, band, out, stride)) decode_hash(w, band, out, stride);
+}
 
 }  // namespace
 
 void hadamard_avx2(float* x, long n);
 void quantize_avx2(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
 
-const LinearKernels avx2_linear = {false, 1, hadamard_avx2, quantize_avx2, dot, decode};
+const LinearKernels avx2_linear = {false, 1, hadamard_avx2, quantize_avx2, arrange, dot, decode, values_dot};
 
 }  // namespace vq

@@ -256,7 +256,10 @@ void decode_bits(const Trellis& w, long band, float* out, long stride) {
   }
 }
 
+#include "vq/trellis_values.inc"
+
 void decode(const Trellis& w, long band, float* out, long stride) {
+  if (!w.hash && values_decode(w, band, out, stride)) return;
   switch (w.hash ? w.step_bits : 0) {
     case 2: return decode_bits<2>(w, band, out, stride);
     case 3: return decode_bits<3>(w, band, out, stride);
@@ -274,6 +277,6 @@ void decode(const Trellis& w, long band, float* out, long stride) {
 void hadamard_avx512(float* x, long n);
 void quantize_avx512(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
 
-const LinearKernels avx512_linear = {false, 1L << 60, hadamard_avx512, quantize_avx512, dot, decode};
+const LinearKernels avx512_linear = {false, 1L << 60, hadamard_avx512, quantize_avx512, nullptr, dot, decode, values_dot};
 
 }  // namespace vq

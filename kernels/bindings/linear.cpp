@@ -20,38 +20,38 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// The matrix of a product; false where the header does not fit the sizes given (the caller then finds out why).
-bool view(uintptr_t weight, long bytes, uintptr_t levels, long in, long out, Trellis* w) {
+// The matrix of a product; false where the header does not fit what is given (the caller then finds out why). `table` has
+// `count` numbers: 64 levels, or a trellis' values.
+bool view(uintptr_t weight, long bytes, uintptr_t table, long count, long in, long out, int planes, Trellis* w) {
   try {
-    *w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(levels));
+    *w = view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(table));
   } catch (const std::invalid_argument&) {
     return false;
   }
-  return w->hash && w->in == in && w->out == out;
+  const long expected = w->hash ? 64 : static_cast<long>(w->symbols) << w->memory;
+  return w->in == in && w->out == out && count == expected && (planes > 0 || !w->hash);
 }
 
 bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
-            uintptr_t signs_out, uintptr_t levels, long in, long out, int planes, uintptr_t y, int threads) {
+            uintptr_t signs_out, uintptr_t table, long count, long in, long out, int planes, uintptr_t y, int threads) {
   Product product{{}, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_out), pointer<float>(y)};
-  if (!view(weight, bytes, levels, in, out, &product.w)) return false;
+  if (!view(weight, bytes, table, count, in, out, planes, &product.w)) return false;
   nb::gil_scoped_release release;
-  packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, &product, 1, threads);
-  return true;
+  return packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, &product, 1, threads);
 }
 
-// Each matrix: weight, bytes, scales, signs_out, levels, out, y.
+// Each matrix: weight, bytes, scales, signs_out, table, its numbers, out, y.
 bool group(uintptr_t x, long rows, long in, uintptr_t signs_in, int planes,
-           const std::vector<std::array<int64_t, 7>>& matrices, int threads) {
+           const std::vector<std::array<int64_t, 8>>& matrices, int threads) {
   std::vector<Product> products;
   for (const auto& m : matrices) {
-    Product product{{}, pointer<const uint16_t>(m[2]), pointer<const uint8_t>(m[3]), pointer<float>(m[6])};
-    if (!view(m[0], m[1], m[4], in, m[5], &product.w)) return false;
+    Product product{{}, pointer<const uint16_t>(m[2]), pointer<const uint8_t>(m[3]), pointer<float>(m[7])};
+    if (!view(m[0], m[1], m[4], m[5], in, m[6], planes, &product.w)) return false;
     products.push_back(product);
   }
   nb::gil_scoped_release release;
-  packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, products.data(),
-                static_cast<int>(products.size()), threads);
-  return true;
+  return packed_linear(pointer<const float>(x), rows, in, pointer<const uint8_t>(signs_in), planes, products.data(),
+                       static_cast<int>(products.size()), threads);
 }
 
 void trellis(uintptr_t weight, long bytes, uintptr_t table, long first, long rows, uintptr_t out, int threads) {

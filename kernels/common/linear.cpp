@@ -33,34 +33,49 @@ T field(const uint8_t* at) {
   return value;
 }
 
-float from_half(uint16_t h) {
-  uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
-  if (exponent == 0) {
-    float value = static_cast<float>(fraction) * 5.9604644775390625e-8f;  // 2^-24
-    std::memcpy(&bits, &value, 4);
-    bits |= sign;
-  } else {
-    bits = sign | (exponent == 31 ? 255u : exponent + 112u) << 23 | fraction << 13;
-  }
+// Half precision to float, without branches so that loops over it become vector code.
+inline float from_half(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = h & 0x7c00u;
+  const uint32_t normal = (static_cast<uint32_t>(h & 0x7fffu) << 13) + (exponent == 0x7c00u ? 224u << 23 : 112u << 23);
+  const float tiny = static_cast<float>(static_cast<int32_t>(h & 1023u)) * 5.9604644775390625e-8f;  // 2^-24
+  uint32_t bits;
+  std::memcpy(&bits, &tiny, 4);
+  bits = (exponent ? normal : bits) | sign;
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
 }
 
 void flip(float* x, long n, const uint8_t* signs) {
-  for (long i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    bits ^= static_cast<uint32_t>(signs[i >> 3] >> (i & 7) & 1) << 31;
-    std::memcpy(x + i, &bits, 4);
-  }
+  constexpr uint32_t bit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  const auto eight = [&](float* at, uint32_t byte, long count) {
+    for (long i = 0; i < count; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, at + i, 4);
+      bits ^= byte & bit[i] ? 0x80000000u : 0u;
+      std::memcpy(at + i, &bits, 4);
+    }
+  };
+  long i = 0;
+  for (; i + 8 <= n; i += 8) eight(x + i, signs[i >> 3], 8);
+  if (i < n) eight(x + i, signs[i >> 3], n - i);
+}
+
+// A total as a float, rounded once. Below 2^51 in magnitude it fits the digits of a double around 1.5 * 2^52.
+inline float to_float(int64_t total) {
+  const int64_t bits = total + 0x4338000000000000;
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return static_cast<float>(value - 6755399441055744.0);
 }
 
 // Totals of one row of x to floats: 64 rows of a band, cut at the end of the matrix.
 void finish(const Product& m, long band, const int64_t* totals, float unit, float* y) {
-  long first = band * 64, rows = std::min(64L, m.w.out - first);
-  for (long r = 0; r < rows; ++r)
-    y[first + r] = static_cast<float>(totals[r]) * unit * m.w.step * from_half(m.scales[first + r]);
+  const long first = band * 64, rows = std::min(64L, m.w.out - first);
+  const float step = m.w.step;
+  const uint16_t* scales = m.scales + first;
+  float* to = y + first;
+  for (long r = 0; r < rows; ++r) to[r] = to_float(totals[r]) * unit * step * from_half(scales[r]);
 }
 
 // Both levels of every state of the hash code, where a kernel wants them (the vector ones pass steps of other widths on).
@@ -85,7 +100,7 @@ struct Quantized {
   std::unique_ptr<float[], Free> units;
 
   Quantized(const LinearKernels& k, const float* x, long rows, long in, const uint8_t* signs, int planes, int threads)
-      : view{rows, planes, (in + 31) / 32 * 32 + 64, nullptr, nullptr, nullptr},
+      : view{rows, planes, (in + 31) / 32 * 32 + 64, nullptr, nullptr, nullptr, nullptr},
         bytes(aligned<int8_t>(rows * planes * view.stride)),
         sums(aligned<int32_t>(rows * planes)),
         units(aligned<float>(rows)) {
@@ -126,15 +141,60 @@ void multiply(const LinearKernels& k, const Quantized& x, const Product& given, 
   const std::vector<int8_t> pairs = state_pairs(k, m.w);
   m.w.pairs = pairs.data();
   const Levels levels = levels_of(m.w);
-  const long rows = x.view.rows;
+  Activations view = x.view;
+  std::unique_ptr<uint8_t[], Free> arranged;
+  if (const long size = k.arrange ? k.arrange(m.w, levels, view, nullptr) : 0) {
+    arranged = aligned<uint8_t>(size);
+    k.arrange(m.w, levels, view, arranged.get());
+    view.arranged = arranged.get();
+  }
+  const long rows = view.rows;
   parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
     auto totals = aligned<int64_t>(rows * 64);
     for (long band = first; band < last; ++band) {
-      k.dot(m.w, levels, band, x.view, totals.get());
+      k.dot(m.w, levels, band, view, totals.get());
       for (long i = 0; i < rows; ++i) finish(m, band, totals.get() + i * 64, x.units[i], m.y + i * m.w.out);
     }
   });
   if (m.signs_out) hadamard_rows(m.y, rows, m.w.out, nullptr, m.signs_out, threads);
+}
+
+// Rows of x, rotated, as floats.
+struct Rotated {
+  long rows, stride;
+  std::unique_ptr<float[], Free> x;
+
+  Rotated(const LinearKernels& k, const float* from, long rows, long in, const uint8_t* signs, int threads)
+      : rows(rows), stride((in + 63) / 64 * 64), x(aligned<float>(rows * stride)) {
+    parallel_for(rows, 1, threads, [&](long first, long last) {
+      for (long i = first; i < last; ++i) {
+        float* row = x.get() + i * stride;
+        std::copy_n(from + i * in, in, row);
+        std::fill(row + in, row + stride, 0.0f);
+        if (!signs) continue;
+        flip(row, in, signs);
+        k.hadamard(row, in);
+      }
+    });
+  }
+};
+
+bool multiply_values(const LinearKernels& k, const Rotated& x, const Product& m, int threads) {
+  std::atomic<bool> served{true};
+  parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
+    auto sums = aligned<float>(x.rows * 64 * 8);
+    for (long band = first; band < last && served; ++band) {
+      if (!k.values_dot(m.w, band, x.x.get(), x.rows, x.stride, sums.get())) {
+        served = false;
+        return;
+      }
+      const long top = band * 64, count = std::min(64L, m.w.out - top);
+      for (long i = 0; i < x.rows; ++i)
+        for (long r = 0; r < count; ++r) m.y[i * m.w.out + top + r] = sums[i * 64 + r] * from_half(m.scales[top + r]);
+    }
+  });
+  if (served && m.signs_out) hadamard_rows(m.y, x.rows, m.w.out, nullptr, m.signs_out, threads);
+  return served;
 }
 
 }  // namespace
@@ -187,11 +247,23 @@ Trellis view_trellis(const uint8_t* weight, long bytes, const void* table) {
   return w;
 }
 
-void packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
+bool packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
                    int count, int threads) {
   const LinearKernels& k = linear_kernels();
-  const Quantized quantized(k, x, rows, in, signs_in, planes, threads);
-  for (int i = 0; i < count; ++i) multiply(k, quantized, products[i], threads);
+  const auto hashed = [](const Product& m) { return m.w.hash; };
+  const bool integers = std::any_of(products, products + count, hashed);
+  std::unique_ptr<Quantized> quantized;
+  std::unique_ptr<Rotated> rotated;
+  if (integers) quantized = std::make_unique<Quantized>(k, x, rows, in, signs_in, planes, threads);
+  if (!std::all_of(products, products + count, hashed)) rotated = std::make_unique<Rotated>(k, x, rows, in, signs_in, threads);
+  for (int i = 0; i < count; ++i) {
+    if (products[i].w.hash) {
+      multiply(k, *quantized, products[i], threads);
+    } else if (!multiply_values(k, *rotated, products[i], threads)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void decode_trellis(const Trellis& view, long first, long rows, float* out, int threads) {

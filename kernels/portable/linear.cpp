@@ -102,7 +102,10 @@ void dot(const Trellis& w, const Levels&, long band, const Activations& x, int64
   }
 }
 
+#include "vq/trellis_values.inc"
+
 void decode(const Trellis& w, long band, float* out, long stride) {
+  if (!w.hash && values_decode(w, band, out, stride)) return;
   const float* table = static_cast<const float*>(w.table);
   for (long block = 0; block < w.blocks; ++block) {
     const Tile tile(w, band, block);
@@ -119,6 +122,6 @@ void decode(const Trellis& w, long band, float* out, long stride) {
 
 }  // namespace
 
-const LinearKernels portable_linear = {true, 1L << 60, hadamard, quantize, dot, decode};
+const LinearKernels portable_linear = {true, 1L << 60, hadamard, quantize, nullptr, dot, decode, values_dot};
 
 }  // namespace vq

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -62,11 +63,10 @@ struct Matrix {
     w.payload = memory.data() + 1;
   }
 
-  // Level of a weight of a tile, from the text of the format.
-  int at(long row, long column) const {
+  // State of a step of the tile of a weight, from the text of the format.
+  uint32_t state(long row, long column, long step) const {
     const long band = row / 64, block = column / 4, group = block / 8;
     const long width = std::min(8L, w.blocks - group * 8), tile_bits = 64L * w.words;
-    const long weight = row % 64 * 4 + column % 4, step = weight / 2;
     uint32_t state = 0;
     for (int i = 0; i < w.memory; ++i) {
       const long bit = (step * w.step_bits + i) % tile_bits;
@@ -74,6 +74,12 @@ struct Matrix {
       const int place = 63 - static_cast<int>(bit % 64);
       state = state << 1 | (word[place / 8] >> place % 8 & 1);
     }
+    return state;
+  }
+
+  int at(long row, long column) const {
+    const long weight = row % 64 * 4 + column % 4;
+    const uint32_t state = this->state(row, column, weight / 2);
     const uint32_t product = (state << (16 - w.memory)) * w.constant;
     return level[(weight % 2 ? product >> 8 : product >> 16) & 63];
   }
@@ -92,7 +98,10 @@ struct Inputs {
   std::vector<int16_t> wide;
   vq::Activations view{};
 
-  Inputs(long rows, long in, int planes, unsigned seed, bool extreme) {
+  // Of any size up to the largest, all of the largest, or mostly small: what sums may overflow differs.
+  enum Kind { any, extreme, mostly_small };
+
+  Inputs(long rows, long in, int planes, unsigned seed, Kind kind) {
     std::mt19937 random(seed);
     const long stride = (in + 31) / 32 * 32 + 64;
     bytes.assign(rows * planes * stride, 0);
@@ -101,7 +110,10 @@ struct Inputs {
     for (long i = 0; i < rows; ++i)
       for (long c = 0; c < in; ++c) {
         const int top = planes == 2 ? 16319 : 127;
-        const int value = extreme ? (random() % 2 ? top : -top) : static_cast<int>(random() % (2 * top + 1)) - top;
+        const int drawn = static_cast<int>(random() % (2 * top + 1)) - top;
+        const int value = kind == extreme        ? (random() % 2 ? top : -top)
+                          : kind == mostly_small ? static_cast<int>(int64_t{drawn} * drawn * drawn / (top * top))
+                                                 : drawn;
         const int low = planes == 2 ? ((value + 64) & 127) - 64 : value;
         wide[i * stride + c] = static_cast<int16_t>(value);
         const int part[2] = {planes == 2 ? (value - low) / 128 : value, low};
@@ -110,11 +122,11 @@ struct Inputs {
           sums[i * planes + p] += part[p];
         }
       }
-    view = {rows, planes, stride, bytes.data(), sums.data(), wide.data()};
+    view = {rows, planes, stride, bytes.data(), sums.data(), wide.data(), nullptr};
   }
 };
 
-void products(const Set& set, const Matrix& m, const std::string& name, bool extreme) {
+void products(const Set& set, const Matrix& m, const std::string& name, Inputs::Kind usual) {
   const std::vector<int> weights = dense(m);
   const vq::Levels levels = vq::levels_of(m.w);
   std::vector<int8_t> pairs(2L << m.w.memory);
@@ -125,9 +137,26 @@ void products(const Set& set, const Matrix& m, const std::string& name, bool ext
   }
   vq::Trellis w = m.w;
   w.pairs = pairs.data();
+  struct Case {
+    long rows;
+    Inputs::Kind kind;
+  };
+  const Case cases[] = {{1, Inputs::any},          {1, Inputs::extreme}, {1, Inputs::mostly_small}, {2, Inputs::any},
+                        {2, Inputs::mostly_small}, {3, usual},           {4, usual},                {5, usual},
+                        {9, usual},                {16, usual}};
   for (int planes : {1, 2})
-    for (long rows : {1L, 2L, 3L, 4L, 5L, 9L, 16L}) {
-      const Inputs x(rows, w.in, planes, static_cast<unsigned>(rows), extreme);
+    for (const auto [rows, kind] : cases) {
+      Inputs x(rows, w.in, planes, static_cast<unsigned>(rows), kind);
+      const auto arrange = set.kernels->arrange;
+      const long size = arrange ? arrange(w, levels, x.view, nullptr) : 0;
+      std::vector<__int128> arranged(size / 16 + 2);  // and room for an address that 32 divides
+      if (size) {
+        void* at = arranged.data();
+        size_t room = arranged.size() * 16;
+        at = std::align(32, size, at, room);
+        arrange(w, levels, x.view, at);
+        x.view.arranged = at;
+      }
       std::vector<int64_t> totals(rows * 64);
       for (long band = 0; band < w.bands; ++band) {
         set.kernels->dot(w, levels, band, x.view, totals.data());
@@ -150,6 +179,51 @@ void products(const Set& set, const Matrix& m, const std::string& name, bool ext
       for (long c = 0; c < w.in; ++c)
         same = same && values[r * width + c] == static_cast<float>(weights[(band * 64 + r) * w.in + c]) * w.step;
     expect(same, set.name + (" decode " + name));
+  }
+}
+
+// A table in place of the hash: values of every step, and products in float, against the same bits read one by one.
+void tables(const Set& set, long out, long in, int step_bits, int memory, int symbols, unsigned seed) {
+  Matrix m(out, in, step_bits, memory, 64, 127, seed);
+  std::mt19937 random(seed);
+  std::vector<float> table(static_cast<size_t>(symbols) << memory);
+  for (auto& v : table) v = static_cast<float>(random()) / 4294967296.0f - 0.5f;
+  m.w.hash = false;
+  m.w.symbols = symbols;
+  m.w.words = 256 / symbols * step_bits / 64;
+  m.w.table = table.data();
+  m.memory.assign(m.w.bands * m.w.blocks * m.w.words * 8 + 1, 0);
+  m.memory.shrink_to_fit();
+  for (auto& byte : m.memory) byte = static_cast<uint8_t>(random());
+  m.w.payload = m.memory.data() + 1;
+  const auto at = [&](long row, long column) {
+    const long weight = row % 64 * 4 + column % 4;
+    return table[m.state(row, column, weight / symbols) * symbols + weight % symbols];
+  };
+  const long rows = 3, stride = (in + 63) / 64 * 64, width = m.w.groups * 32;
+  std::vector<float> x(rows * stride, 0.0f), room(rows * 512 + 8), values(64 * width);
+  for (long i = 0; i < rows; ++i)
+    for (long c = 0; c < in; ++c) x[i * stride + c] = static_cast<float>(random()) / 4294967296.0f - 0.5f;
+  void* sums = room.data();
+  size_t left = room.size() * 4;
+  std::align(32, rows * 2048, sums, left);
+  const std::string name = std::to_string(step_bits) + " bits a step, memory " + std::to_string(memory) + ", " +
+                           std::to_string(symbols) + " values";
+  for (long band = 0; band < m.w.bands; ++band) {
+    expect(set.kernels->values_dot(m.w, band, x.data(), rows, stride, static_cast<float*>(sums)), set.name + (" serves " + name));
+    set.kernels->decode(m.w, band, values.data(), width);
+    double worst = 0.0;
+    bool same = true;
+    for (long r = 0; r < 64; ++r) {
+      for (long c = 0; c < in; ++c) same = same && values[r * width + c] == at(band * 64 + r, c);
+      for (long i = 0; i < rows; ++i) {
+        double sum = 0.0;
+        for (long c = 0; c < in; ++c) sum += static_cast<double>(at(band * 64 + r, c)) * x[i * stride + c];
+        worst = std::max(worst, std::fabs(sum - static_cast<float*>(sums)[i * 64 + r]));
+      }
+    }
+    expect(same, set.name + (" values " + name));
+    expect(worst < 1e-5, set.name + (" product of values " + name));
   }
 }
 
@@ -216,11 +290,14 @@ int main() {
             const Shape shape = shapes[(levels + step_bits + memory) % 3];
             const Matrix m(shape.out, shape.in, step_bits, memory, levels, top, static_cast<unsigned>(step_bits * memory));
             products(set, m, std::to_string(levels) + " levels to " + std::to_string(top) + ", " + std::to_string(step_bits) +
-                                 " bits a step, memory " + std::to_string(memory), top == 127);
+                                 " bits a step, memory " + std::to_string(memory), top == 127 ? Inputs::extreme : Inputs::any);
           }
-    products(set, Matrix(577, 63, 4, 12, 64, 125, 3), "577x63", false);
-    products(set, Matrix(64, 1300, 4, 12, 64, 127, 4), "64x1300", true);
-    products(set, Matrix(64, 1300, 6, 16, 16, 31, 5), "64x1300", true);
+    products(set, Matrix(577, 63, 4, 12, 64, 125, 3), "577x63", Inputs::any);
+    products(set, Matrix(64, 1300, 4, 12, 64, 127, 4), "64x1300", Inputs::extreme);
+    products(set, Matrix(64, 1300, 6, 16, 16, 31, 5), "64x1300", Inputs::extreme);
+    for (int symbols : {1, 2})
+      for (int step_bits = 1; step_bits <= 8; ++step_bits)
+        for (int memory : {9, 12, 16}) tables(set, 70, step_bits % 2 ? 63 : 300, step_bits, memory, symbols, static_cast<unsigned>(memory));
     std::printf("%s: %d checks so far, %d failures\n", set.name, checks, failures);
   }
   return failures != 0;

@@ -319,18 +319,31 @@ def test_a_changed_table_or_weight_is_seen():
         layer(x)
 
 
-def test_kept_addresses_follow_every_rule_of_the_operation():
+def test_kept_addresses_follow_every_rule_of_the_operation(monkeypatch):
     layer, x = make(mode="int8"), inputs(3, 101)
     with torch.no_grad():
         expected = layer(x)
         assert layer._ready is not None and torch.equal(layer(x), expected)
+        kept, other = layer._ready, make(mode="int15")(x)
+        layer.mode = "int15"
+        assert torch.equal(layer(x), other) and layer._ready is kept
+        layer.mode = "float"
+        torch.testing.assert_close(layer(x), other, rtol=1e-3, atol=1e-2)
+        layer.mode = "int8"
         assert layer(x[:0]).shape == (0, 70)
         torch.testing.assert_close(layer(x.T.contiguous().T), expected)
         torch.testing.assert_close(layer(x.double()).float(), expected, rtol=1e-2, atol=1e-2)
         with pytest.raises(ValueError, match="x: expected"):
             layer(x[:, :100])
+        assert layer(x[None]).shape == (1, 3, 70) and torch.equal(layer(x[None])[0], expected)
+        with pytest.raises(ValueError, match="x: expected"):
+            layer(x[0, 0])
     assert layer(x.clone().requires_grad_()).grad_fn is not None
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    with monkeypatch.context() as environment:
+        environment.setenv("VQ_BACKEND", "reference")
+        torch.testing.assert_close(layer(x), expected)
+        assert layer._ready is None
 
 
 def test_slow_ways_are_told_once():

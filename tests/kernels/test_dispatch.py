@@ -141,3 +141,14 @@ def test_instruction_sets():
     code = "from vq.kernels import dispatch; print(dispatch.native().isa())"
     assert run(code, VQ_ISA="portable").stdout == "portable\n"
     assert run(code, VQ_ISA="nothing").stdout == native.best_isa() + "\n"
+
+
+def test_a_wish_in_the_environment_is_seen_at_once(monkeypatch):
+    monkeypatch.delenv("VQ_BACKEND", raising=False)
+    assert not dispatch.forced()
+    monkeypatch.setenv("VQ_BACKEND", "reference")
+    assert dispatch.forced()
+    monkeypatch.setattr(dispatch, "_ENVIRON", None)
+    assert dispatch.forced()
+    monkeypatch.setenv("VQ_BACKEND", "")
+    assert not dispatch.forced()

@@ -23,7 +23,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def layer(out, width, bits=2, memory=12, *, kind="hash", rotate_out=True, seed=0):
+def layer(out, width, bits=2, memory=12, *, kind="hash", rotate_out=True, seed=0, symbols=2):
     """A random packed layer and the dense float64 matrix it stands for."""
     g = torch.Generator().manual_seed(seed)
     if kind == "rows":
@@ -34,19 +34,19 @@ def layer(out, width, bits=2, memory=12, *, kind="hash", rotate_out=True, seed=0
             TILES,
             out,
             width,
-            code_bits=int(2 * bits),
+            code_bits=int(symbols * bits),
             dim=256,
             memory=memory,
-            symbols=2,
+            symbols=symbols,
             code=HASH_CODE if kind == "hash" else TABLE_CODE,
-            codes_per_vector=128,
+            codes_per_vector=256 // symbols,
             hash_constant=36547 if kind == "hash" else 0,
             step=0.025 if kind == "hash" else 0.0,
         )
         table = (
             torch.randint(-128, 128, (64,), generator=g).to(torch.int8)
             if kind == "hash"
-            else torch.randn(2**memory, 2, generator=g)
+            else torch.randn(2**memory, symbols, generator=g)
         )
     payload = torch.randint(0, 256, (header.payload_bytes,), generator=g, dtype=torch.uint8)
     if kind == "rows":
@@ -114,6 +114,35 @@ def test_short_memories(isa):
         assert (
             error(ops.packed_linear(x, *packed.args, "int15"), x.double() @ packed.dense.T) < 1e-3
         )
+
+
+RATES_OF_TABLES = [(bits, 1) for bits in range(1, 9)] + [(bits / 2, 2) for bits in range(1, 9)]
+
+
+@pytest.mark.parametrize("bits,symbols", RATES_OF_TABLES)
+@pytest.mark.parametrize("memory", [10, 16])
+def test_every_table_of_a_trellis_is_exact_in_every_mode(isa, bits, symbols, memory):
+    packed = layer(130, 71, bits, memory, kind="table", symbols=symbols)
+    for rows in (1, 3, ops.VALUE_ROWS, ops.VALUE_ROWS + 1):
+        x = inputs(rows, 71)
+        exact = x.double() @ packed.dense.T
+        for mode in ops.MODES:
+            assert error(ops.packed_linear(x, *packed.args, mode), exact) < 1e-6
+
+
+def test_tables_of_a_trellis_give_the_same_bits_with_two_threads(isa, two_threads):
+    packed, x = layer(320, 300, kind="table"), inputs(5, 300)
+    both = ops.packed_linear(x, *packed.args, "int8")
+    torch.set_num_threads(1)
+    assert torch.equal(ops.packed_linear(x, *packed.args, "int8"), both)
+
+
+def test_explain_tells_tables_of_a_trellis_from_levels(isa):
+    for symbols in (1, 2):
+        packed = layer(70, 36, kind="table", symbols=symbols)
+        told = [ops.explain(packed.header, packed.weight, packed.table, "int8", n) for n in (1, 33)]
+        assert told[0] == f"{isa} float32: table of 2^12 states, 1 row(s), exact in every mode"
+        assert told[1] == f"{isa} decode by panels, float32 matmul: more than 32 rows"
 
 
 @pytest.mark.parametrize("kind", ["hash", "table", "rows"])
@@ -249,6 +278,14 @@ def test_what_does_not_fit_is_refused_with_the_cause(mode):
     refused("codebook's own", weight=wide, table=torch.zeros(16, 4))
     with pytest.raises(ValueError, match="mode: expected one of float, int15, int8"):
         ops.packed_linear(x, *packed.args, "int4")
+
+
+def test_a_table_of_another_size_is_refused():
+    packed = layer(70, 36, kind="table")
+    weight, scales, first, last, table = packed.args
+    for wrong in (table[:-1], table[:, :1], torch.cat([table, table])):
+        with pytest.raises(ValueError, match=r"table: expected shape \(4096, 2\)"):
+            ops.packed_linear(inputs(1, 36), weight, scales, first, last, wrong, "int8")
 
 
 def test_a_code_beyond_the_table_is_an_error():

@@ -18,11 +18,13 @@ def layer(out, width, bits=2, memory=12, *, kind="hash", rotate_out=True, seed=0
         payload, table = layouts.pack_rows(codes, 5), torch.randn(32, 3, generator=g)
     else:
         sizes = dict(dim=256, memory=memory, symbols=2, codes_per_vector=128)
-        hashed = dict(code=HASH_CODE, hash_constant=36547, step=0.025)
+        hashed = dict(code=HASH_CODE, hash_constant=36547, step=0.025) if kind == "hash" else {}
         header = PackedHeader(TILES, out, width, code_bits=2 * bits, **sizes, **hashed)
         size = (header.payload_bytes,)
         payload = torch.randint(0, 256, size, generator=g, dtype=torch.uint8)
         table = torch.randint(-128, 128, (64,), generator=g).to(torch.int8)
+        if kind == "table":
+            table = torch.randn(2**memory, 2, generator=g)
     signs = layouts.pack_signs(torch.rand(out, generator=g) < 0.5) if rotate_out else None
     scales = (torch.rand(out, generator=g) + 0.5).half()
     return formats.assemble(header, payload), scales, signs, table
@@ -48,7 +50,7 @@ def one_by_one(x, arguments, mode):
 
 
 @pytest.mark.parametrize("mode", ops.MODES)
-@pytest.mark.parametrize("kind", ["hash", "rows"])
+@pytest.mark.parametrize("kind", ["hash", "table", "rows"])
 def test_group_equals_its_layers(isa, mode, kind):
     arguments = group_of(
         layer(70, 100), layer(64, 100, kind=kind, rotate_out=False), layer(9, 100, 3, 14, seed=1)

@@ -8,10 +8,10 @@ from torch import Tensor
 from vq.compressors.linear_decode import decode_layer, explain_layer, forward_decoded, warn_slow
 from vq.compressors.linear_header import header_for
 from vq.compressors.packed_matrix import PackedMatrix
-from vq.compressors.sides import CORE, add_sides, describe_sides, side_weight
+from vq.compressors.sides import add_sides, describe_sides, side_weight
 from vq.compressors.tables import cached_table, listable
 from vq.kernels import linear as ops
-from vq.kernels.dispatch import backend
+from vq.kernels.dispatch import backend, forced
 from vq.kernels.formats import BLOCKS, HASH_CODE, PANELS, ROWS, TILES
 from vq.kernels.hadamard import hadamard
 from vq.kernels.ready import ReadyLinear, prepare
@@ -45,7 +45,7 @@ class QuantizedLinear(PackedMatrix):
             table = self._table()
             if self._ready is None and not torch.compiler.is_compiling():
                 core = (self.weight, self.scales, self.signs_in, self.signs_out)
-                self._ready = prepare(self.header, core, table, self.mode)
+                self._ready = prepare(self.header, core, table)
             y = ops.quick_linear(
                 x,
                 self.weight,
@@ -66,12 +66,11 @@ class QuantizedLinear(PackedMatrix):
         ready: ReadyLinear | None = state["_ready"]
         if ready is None:
             return None
-        buffers = state["_buffers"]
-        tensors = tuple([buffers[name] for name in CORE])
-        if not ready.holds(tensors, self._table(), self.mode) or backend() != "cpu":
+        kept = ready.holds(state["_buffers"], self._table())
+        if not kept or (forced() and backend() != "cpu"):
             state["_ready"] = None
             return None
-        y = ready(x)
+        y = ready(x, state["mode"])
         if y is not None:
             y = add_sides(self, x, y)
         bias = state["_parameters"]["bias"]
@@ -116,9 +115,11 @@ class QuantizedLinear(PackedMatrix):
 
     def _table(self) -> Tensor:
         """The table the operation needs; see ``vq.kernels.decode.decode_rows``."""
-        book = self.codebook
-        if self.header.layout == TILES:
-            table: Tensor = book.levels if self.header.code == HASH_CODE else book.table
+        book, header = self.__dict__["_codebook"][0], self.header
+        if header.layout == TILES:
+            name = "levels" if header.code == HASH_CODE else "table"
+            own: Tensor | None = book._buffers.get(name)
+            table: Tensor = getattr(book, name) if own is None else own
             return table
         table = cached_table(book) if self.tables is None else self._float_table()
-        return table if self.header.layout == PANELS else table[0]
+        return table if header.layout == PANELS else table[0]

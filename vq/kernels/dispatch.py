@@ -113,6 +113,17 @@ def backend(device: str = "cpu") -> str:
     return "cpu"
 
 
+_ENVIRON: Any = getattr(os.environ, "_data", None)  # what os.environ keeps, encoded
+_WISH: Any = os.environ.encodekey("VQ_BACKEND") if _ENVIRON is not None else None
+
+
+def forced() -> bool:
+    """Whether VQ_BACKEND is set; ``os.environ`` alone takes longer than all other checks of a small layer's call."""
+    if _ENVIRON is None:
+        return bool(os.environ.get("VQ_BACKEND"))
+    return bool(_ENVIRON.get(_WISH))
+
+
 def _forced_triton(device: str) -> str:
     if triton() is None:
         raise RuntimeError(

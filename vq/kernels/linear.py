@@ -13,9 +13,11 @@ from vq.kernels.linear_native import cpu, kernel_name, transposed_cpu
 from vq.kernels.linear_reference import (
     INTEGER_ROWS,
     MODES,
+    VALUE_ROWS,
     integer_mode,
     panels,
     reference,
+    tabled,
     transposed_reference,
 )
 from vq.kernels.panels import FLOAT_TOKENS, TOKENS
@@ -23,6 +25,7 @@ from vq.kernels.panels import FLOAT_TOKENS, TOKENS
 __all__ = [
     "INTEGER_ROWS",
     "MODES",
+    "VALUE_ROWS",
     "explain",
     "integer_mode",
     "packed_linear",
@@ -56,7 +59,8 @@ Args:
     signs_in, signs_out: uint8 sign bits; None means no rotation on that side.
     table: see ``decode.decode_rows``.
     mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of the
-        hash code and of layout 4 (all other cases compute in float32).
+        hash code and of layout 4 (all other cases compute in float32; a trellis' table without the detour over
+        decoded panels for at most VALUE_ROWS rows).
 
 Returns:
     ``(*batch, out)`` in x's dtype.
@@ -139,11 +143,15 @@ def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows
     hashed = header.layout == TILES and header.code == HASH_CODE
     if integer_mode(header, rows, mode):
         return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
-    most = INTEGER_ROWS
+    most = VALUE_ROWS if tabled(header) else INTEGER_ROWS
     if header.layout == PANELS:
         most = FLOAT_TOKENS if mode == "float" else TOKENS
         if rows <= most:
             return f"{isa} {mode}: {kernel_name(weight, table, mode, rows)}, {rows} row(s)"
+    if tabled(header) and rows <= VALUE_ROWS:
+        return (
+            f"{isa} float32: table of 2^{header.memory} states, {rows} row(s), exact in every mode"
+        )
     reason = (
         f"more than {most} rows"
         if rows > most
@@ -151,6 +159,6 @@ def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows
         if hashed
         else "layout 1 is an older one, compress again for a kernel"
         if header.layout != TILES
-        else "a trained table, not the hash code"
+        else f"a trellis of {header.symbols} values a step"
     )
     return f"{isa} decode by panels, float32 matmul: {reason}"

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vq.kernels.dispatch import backend, declare, library, native, threads
 from vq.kernels.linear import listens, packed_linear_transposed
-from vq.kernels.linear_native import _TYPES, PLANES, _signs
+from vq.kernels.linear_native import _TYPES, _VALUES, PLANES, _signs
 from vq.kernels.linear_native import cpu as one_cpu
-from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS
+from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS, MODES, VALUE_ROWS
 from vq.kernels.linear_reference import reference as one_reference
 
 __all__ = ["packed_linear_group", "quick_linear_group"]
@@ -58,11 +58,15 @@ def _together(
     tables: list[Tensor],
     mode: str,
 ) -> list[Tensor] | None:
-    """The integer modes in one call, or None if this is not a case for them."""
+    """Trellises in one call, or None if one of the layers is another or not a case for its kernel."""
     planes, width = PLANES.get(mode, 0), x.shape[-1] if x.ndim else 0
     rows = x.numel() // width if width else 0
     first = _signs(signs_in, width)
-    if not (planes and 0 < rows <= INTEGER_ROWS and width <= INTEGER_COLUMNS) or first < 0:
+    values = [(table.ndim, table.dtype) == _VALUES for table in tables]
+    most = VALUE_ROWS if any(values) else INTEGER_ROWS
+    if not (0 < rows <= most and width <= INTEGER_COLUMNS) or first < 0:
+        return None
+    if mode not in MODES or not (planes or all(values)):
         return None
     given = x.float().contiguous()
     outputs, matrices = [], []
@@ -70,12 +74,12 @@ def _together(
         last = _signs(signs, own.numel())
         whole = weight.is_contiguous() and own.is_contiguous() and table.is_contiguous()
         types = (x.dtype, weight.dtype, own.dtype, table.dtype)
-        if types not in _TYPES or table.numel() != 64 or last < 0 or not whole:
+        if types not in _TYPES or table.ndim > 2 or last < 0 or not whole:
             return None
         y = torch.empty((*x.shape[:-1], own.numel()), dtype=torch.float32)
         outputs.append(y)
         addresses = (weight.data_ptr(), weight.numel(), own.data_ptr(), last, table.data_ptr())
-        matrices.append((*addresses, own.numel(), y.data_ptr()))
+        matrices.append((*addresses, table.numel(), own.numel(), y.data_ptr()))
     module = native()
     assert module is not None
     if not module.packed_linear_group(

@@ -24,6 +24,7 @@ from vq.kernels.hadamard import rotate_
 from vq.kernels.linear_reference import (
     INTEGER_COLUMNS,
     INTEGER_ROWS,
+    VALUE_ROWS,
     check,
     integer_mode,
     panels,
@@ -119,18 +120,16 @@ def _quick(
     code = ACTIVATIONS.get(mode, -1)
     width, out = x.shape[-1] if x.ndim else 0, scales.numel()
     rows = x.numel() // width if width else 0
-    tables = (table.ndim, table.dtype) in _TABLES
-    if not (
-        code + tables > 0
-        and 0 < rows <= (TOKENS if tables else INTEGER_ROWS)
-        and width <= INTEGER_COLUMNS
-    ):
+    form = (table.ndim, table.dtype)
+    tables, valued = form in _TABLES, form == _VALUES
+    most = TOKENS if tables else VALUE_ROWS if valued else INTEGER_ROWS
+    if not (code + tables + valued > 0 and 0 < rows <= most and width <= INTEGER_COLUMNS):
         return None
     types = (x.dtype, weight.dtype, scales.dtype, table.dtype)
     first, last = _signs(signs_in, width), _signs(signs_out, out)
     if types not in _TYPES or first < 0 or last < 0:
         return None
-    if not tables and (table.dtype is not torch.int8 or table.numel() != 64):
+    if not (tables or valued or table.dtype is torch.int8):
         return None
     if not (weight.is_contiguous() and scales.is_contiguous() and table.is_contiguous()):
         return None
@@ -143,13 +142,15 @@ def _quick(
         sizes = table_sizes(table)
         done = _native().tables_linear(*begin, *sizes, width, out, code, y.data_ptr(), threads())
     else:
-        done = _native().packed_linear(*begin, width, out, PLANES[mode], y.data_ptr(), threads())
+        rest = (table.numel(), width, out, PLANES.get(mode, 0), y.data_ptr(), threads())
+        done = _native().packed_linear(*begin, *rest)
     if not done:
         return None
     return y if x.dtype is torch.float32 else y.to(x.dtype)
 
 
 _TABLES = {(3, torch.float32), (2, torch.uint8)}  # sums of vectors, E8P
+_VALUES = (2, torch.float32)  # of a trellis; the kernel refuses other layouts
 _TYPES = {
     (dtype, torch.uint8, torch.float16, table)
     for dtype in (torch.float32, torch.bfloat16, torch.float16)

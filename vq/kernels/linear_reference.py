@@ -23,6 +23,9 @@ from vq.kernels.hadamard import reference as rotate_reference
 
 MODES = ("float", "int15", "int8")
 INTEGER_ROWS = 512  # rows of x up to which the integer modes hold; more are computed in float32
+VALUE_ROWS = (
+    32  # rows of x up to which a trellis' table is multiplied from packed words, in float32
+)
 INTEGER_COLUMNS = 65536  # 255 * 127 * columns stays below 2**31
 PANEL_BYTES = 8 << 20  # decoded float32 weights held at once
 
@@ -60,6 +63,11 @@ def integer_mode(header: PackedHeader, rows: int, mode: str) -> bool:
     hashed = header.layout == TILES and header.code == HASH_CODE
     fits = rows <= INTEGER_ROWS and header.in_features <= INTEGER_COLUMNS
     return hashed and fits and mode != "float"
+
+
+def tabled(header: PackedHeader) -> bool:
+    """Whether the matrix is a trellis of one or two values a step whose values stand in a table."""
+    return header.layout == TILES and header.code != HASH_CODE and header.symbols in (1, 2)
 
 
 def check(

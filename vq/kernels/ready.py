@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from vq.kernels.dispatch import backend, native
 from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
 from vq.kernels.linear_native import ACTIVATIONS, PLANES, table_sizes
-from vq.kernels.linear_reference import INTEGER_COLUMNS, INTEGER_ROWS, check
+from vq.kernels.linear_reference import (
+    INTEGER_COLUMNS,
+    INTEGER_ROWS,
+    MODES,
+    VALUE_ROWS,
+    check,
+    tabled,
+)
 from vq.kernels.panels import TOKENS
+
+_FLOAT = torch.float32
 
 
 class ReadyLinear:
@@ -19,13 +30,22 @@ class ReadyLinear:
     inference on the CPU with compiled kernels, and leaves all else to the operation.
 
     Args:
-        weight, scales, signs_in, signs_out, table, mode: as ``packed_linear`` takes them.
+        weight, scales, signs_in, signs_out, table: as ``packed_linear`` takes them.
 
     Raises:
         ValueError: if they do not fit each other.
     """
 
-    __slots__ = ("_call", "_rest", "_shape", "_tokens", "mode", "table", "tensors", "version")
+    __slots__ = (
+        "_call",
+        "_counts",
+        "_rests",
+        "_shape",
+        "_tokens",
+        "table",
+        "tensors",
+        "version",
+    )
 
     def __init__(
         self,
@@ -34,50 +54,64 @@ class ReadyLinear:
         signs_in: Tensor | None,
         signs_out: Tensor | None,
         table: Tensor,
-        mode: str,
     ) -> None:
         module = native()
         assert module is not None
-        header = _checked(weight, scales, signs_in, signs_out, table, mode)
+        header = _checked(weight, scales, signs_in, signs_out, table)
         self.tensors = (weight, scales, signs_in, signs_out)
-        self.version = _version(weight)
-        self.table, self.mode = table, mode
+        self._counts = not weight.is_inference()  # tensors made in inference mode have no version
+        self.version = weight._version if self._counts else 0
+        self.table = table
         signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
         where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
         self._shape = (header.in_features, header.out_features)
-        self._tokens = TOKENS if header.layout == PANELS else INTEGER_ROWS
+        self._tokens = (
+            TOKENS if header.layout == PANELS else VALUE_ROWS if tabled(header) else INTEGER_ROWS
+        )
         if header.layout == PANELS:
-            self._call = module.tables_linear
-            self._rest = (*where, table.data_ptr(), *table_sizes(table), *self._shape)
-            self._rest += (ACTIVATIONS[mode],)
+            self._call, modes = module.tables_linear, ACTIVATIONS
+            sizes: tuple[int, ...] = (*table_sizes(table), *self._shape)
         else:
-            self._call = module.packed_linear
-            self._rest = (*where, table.data_ptr(), *self._shape, PLANES[mode])
+            self._call, modes = module.packed_linear, PLANES
+            sizes = (table.numel(), *self._shape)
+            if tabled(header):  # in float, whatever the mode
+                modes = dict.fromkeys(MODES, 0)
+        begin = (*where, table.data_ptr(), *sizes)
+        self._rests = {mode: (*begin, code) for mode, code in modes.items()}
 
-    def holds(self, tensors: tuple[Tensor | None, ...], table: Tensor, mode: str) -> bool:
-        """Whether these are the tensors it was made for, unchanged."""
-        own = self.tensors
+    def holds(self, buffers: Mapping[str, Tensor | None], table: Tensor) -> bool:
+        """Whether these are the tensors it was made for, unchanged.
+
+        Args:
+            buffers: the layer's, by the names ``packed_linear`` gives them.
+            table: of its codebook now.
+        """
+        weight, scales, signs_in, signs_out = self.tensors
         return (
-            tensors[0] is own[0]
-            and tensors[1] is own[1]
-            and tensors[2] is own[2]
-            and tensors[3] is own[3]
+            buffers["weight"] is weight
+            and buffers["scales"] is scales
+            and buffers["signs_in"] is signs_in
+            and buffers["signs_out"] is signs_out
             and table is self.table
-            and mode == self.mode
-            and _version(self.tensors[0]) == self.version
+            and (not self._counts or weight._version == self.version)
         )
 
-    def __call__(self, x: Tensor) -> Tensor | None:
+    def __call__(self, x: Tensor, mode: str) -> Tensor | None:
         """The product, or None if this is not a case for it."""
-        width, out = self._shape
-        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or listens(x):
+        rest = self._rests.get(mode)
+        if rest is None:
             return None
-        shape = x.shape
+        if type(x) is not Tensor or x.dtype is not _FLOAT or not x.is_cpu or listens(x):
+            return None
+        (width, out), shape = self._shape, x.shape
         rows = x.numel() // width
-        if shape[-1:] != (width,) or not 0 < rows <= self._tokens or not x.is_contiguous():
+        if not shape or not 0 < rows <= self._tokens or shape[-1] != width or not x.is_contiguous():
             return None
-        y = torch.empty((*shape[:-1], out), dtype=torch.float32)
-        done = self._call(x.data_ptr(), rows, *self._rest, y.data_ptr(), torch.get_num_threads())
+        if len(shape) == 2:  # slices of sizes take a while
+            y = torch.empty(rows, out, dtype=_FLOAT)
+        else:
+            y = torch.empty(*shape[:-1], out, dtype=_FLOAT)
+        done = self._call(x.data_ptr(), rows, *rest, y.data_ptr(), torch.get_num_threads())
         return y if done else None
 
 
@@ -87,20 +121,14 @@ def _checked(
     signs_in: Tensor | None,
     signs_out: Tensor | None,
     table: Tensor,
-    mode: str,
 ) -> PackedHeader:
-    """Header of the weight after all checks; ``prepared`` asked the rest."""
+    """Header of the weight after all checks; ``prepare`` asked the rest."""
     width = torch.empty(0, _columns(weight))
-    return check(width, weight, scales, signs_in, signs_out, table, mode)
+    return check(width, weight, scales, signs_in, signs_out, table, MODES[0])
 
 
 def _columns(weight: Tensor) -> int:
     return int(weight[12:16].view(torch.int32)) if weight.numel() >= 64 else 0
-
-
-def _version(tensor: Tensor | None) -> int:
-    assert tensor is not None
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def listens(x: Tensor) -> bool:
@@ -118,15 +146,15 @@ def prepare(
     header: PackedHeader,
     tensors: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     table: Tensor,
-    mode: str,
 ) -> ReadyLinear | None:
     """A ready layer where the compiled kernels serve these tensors, else None."""
     hashed = header.layout == TILES and header.code == HASH_CODE
-    if not (header.layout == PANELS or (hashed and mode in PLANES)) or backend() != "cpu":
+    served = header.layout == PANELS or tabled(header) or hashed
+    if not served or backend() != "cpu":
         return None
     given = [t for t in (*tensors, table) if t is not None]
     plain = all(type(t) is Tensor and t.is_cpu and t.is_contiguous() for t in given)
     types = (torch.int8,) if hashed else (torch.uint8, torch.float32)
     if not plain or table.dtype not in types or header.in_features > INTEGER_COLUMNS:
         return None
-    return ReadyLinear(*tensors, table, mode)
+    return ReadyLinear(*tensors, table)

@@ -40,6 +40,7 @@ struct Activations {
   const int8_t* bytes;   // [rows * planes][stride], columns in order
   const int32_t* sums;   // [rows * planes]
   const int16_t* wide;   // [rows][stride]: the integers themselves, where a kernel wants them, else null
+  const void* arranged;  // what LinearKernels::arrange made of them for a matrix, else null
 
   const int8_t* plane(long row, int index) const { return bytes + (row * planes + index) * stride; }
 };
@@ -51,10 +52,17 @@ struct LinearKernels {
   void (*hadamard)(float* x, long n);
   // Planes (`stride` bytes apart), the sum of each plane and the unit of one row of n floats.
   void (*quantize)(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit);
+  // The same numbers in the order in which `dot` takes them with this matrix: how many bytes (0: as they are), written to
+  // `out`, 32-byte aligned, unless it is null. Null where a set has nothing to arrange.
+  long (*arrange)(const Trellis& w, const Levels& levels, const Activations& x, void* out);
   // totals[row of x * 64 + r] = sum over columns of level * activation, row r of the band. Hash code only.
   void (*dot)(const Trellis& w, const Levels& levels, long band, const Activations& x, int64_t* totals);
   // 64 rows of float values (level * step, or of the table); `stride` floats apart, each `groups * 32` wide.
   void (*decode)(const Trellis& w, long band, float* out, long stride);
+  // sums[row of x * 64 + r] = sum over columns of value * x, in float: the code is a table. Rows of x are `stride` floats
+  // apart, zero from the columns to a multiple of 64 of them; `sums` has room for eight times the sums and lies at a multiple
+  // of 32 bytes. False where the format is not served.
+  bool (*values_dot)(const Trellis& w, long band, const float* x, long rows, long stride, float* sums);
 };
 
 extern const LinearKernels portable_linear;
@@ -73,8 +81,9 @@ struct Product {
   float* y;                  // (rows, out)
 };
 
-// y(rows, out) = rotation, quantization, products, scales, rotation; signs_in may be null (no rotation).
-void packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
+// y(rows, out) = rotation, quantization, products, scales, rotation; signs_in may be null (no rotation). Matrices whose code is
+// a table multiply x in float, whatever `planes` is. False where no kernel serves one of them.
+bool packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
                    int count, int threads);
 
 // Rows [first, first + rows) of a matrix in layout 2 as float (rows, in).
