@@ -65,7 +65,7 @@ def main() -> None:
     small = target / "smollm2-2bit"
     if not small.exists():
         vq("compress", model, "-o", small, "--calibration", calibration,
-           "--json", target / "compress.json")  # fmt: skip
+           "--recipe", "2bit-compensated", "--windows", 24, "--json", target / "compress.json")  # fmt: skip
     vq("eval", small, "--reference", model, "--text", held_out, "--windows", WINDOWS,
        "--json", target / "eval.json")  # fmt: skip
     for name, path in (("original", model), ("compressed", small)):
