@@ -80,7 +80,7 @@ def warn_slow(layer: QuantizedLinear) -> None:
     _slow.add(name)
     why = (
         "no kernel multiplies by these codes"
-        if layer._by_codebook
+        if own or layer._by_codebook
         else "the weights have an older layout; compress the model again for the kernel of these codes"
     )
     warnings.warn(
