@@ -242,4 +242,7 @@ def test_a_packed_layer_multiplies_by_the_restored_matrix(spec):
     dense = restore(result, book, (20, 100))
     assert torch.allclose(layer.dequantize(), dense, atol=1e-5)
     x = numbers(3, 100, seed=9)
-    assert torch.allclose(layer(x), x @ dense.t(), atol=1e-3)
+    exact = x @ dense.t()
+    assert (layer(x) - exact).norm() < 5e-4 * exact.norm()  # activations of 15 bits
+    layer.mode = "float"
+    assert torch.allclose(layer(x), exact, atol=1e-4)

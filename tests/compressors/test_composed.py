@@ -49,7 +49,10 @@ def test_rounding_packing_and_running(spec, width):
     dense = restore(found, book, (24, width))
     torch.testing.assert_close(layer.dequantize(), dense, rtol=1e-4, atol=1e-5)
     x = torch.randn(5, width, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(layer(x), x @ dense.T, rtol=2e-3, atol=2e-3)
+    exact = x @ dense.T
+    assert (layer(x) - exact).norm() < 5e-4 * exact.norm()  # activations of 15 bits
+    layer.mode = "float"
+    torch.testing.assert_close(layer(x), exact, rtol=1e-4, atol=1e-4)
     payload = layer.weight.numel() - 64
     assert payload == -(-found.codes.numel() * book.code_bits // 8)
 
