@@ -26,6 +26,14 @@ def test_compress_reports_what_it_made(small):
     assert data["resumed_blocks"] == 0 and data["seconds"] > 0
 
 
+def test_compress_prints_the_bytes_of_embeddings(llama, text, tmp_path, capsys):
+    command = ["compress", str(llama), "-o", str(tmp_path / "o"), "--calibration", str(text)]
+    assert main([*command, *SMALL, "--json", str(tmp_path / "report.json")]) == 0
+    packed = json.loads((tmp_path / "report.json").read_text())["embeddings"]["bytes"]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["bytes", "of", "embeddings", "and", "head", str(packed)] in lines and packed > 0
+
+
 def test_eval(small, llama, text, capsys):
     command = ["eval", str(small), "--text", str(text), "--context", "32", "--windows", "4"]
     assert main([*command, "--reference", str(llama), "--json"]) == 0

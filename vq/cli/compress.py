@@ -202,6 +202,9 @@ def _print(report: CompressReport, options: dict[str, Any], target: str | None) 
         write_json(data, target)
     if target != "-":
         rows = [[str(key).replace("_", " "), _text(value)] for key, value in totals.items()]
+        packed = report.report.get("embeddings")
+        if packed:
+            rows.append(["bytes of embeddings and head", str(packed["bytes"])])
         rows.append(["seconds", f"{report.seconds:.1f}"])
         print(table([str(report.output), ""], rows))
 
