@@ -120,3 +120,29 @@ def test_kurtosis_and_rank_correlation():
     assert kurtosis(torch.ones(4)) == 0
     assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("original", ["llama", "biased"])  # a tied head, and one of its own
+def test_packed_embeddings_stand_beside_the_layers(original, request, text, tmp_path):
+    folder = request.getfixturevalue(original)
+    options = CompressOptions(
+        codebook="trellis(bits=2, memory=12, code=hash)",
+        embeddings="uniform(bits=8)",
+        windows=2,
+        context=16,
+    )
+    out = compress(folder, tmp_path / "out", options=options, calibration=text).output
+    subject, loaded, size = open_subject(out), load(out), measure_size(out)
+    assert not {"model.embed_tokens", "lm_head"} & {layer.name for layer in subject.layers}
+    told = analyze(subject).to_dict()
+    facts = subject.facts
+    stored = sum(layer.shape[0] * layer.shape[1] for layer in subject.layers)
+    biases = {f"{layer.name}.bias" for layer in subject.layers}  # of layers: told there
+    whole = [p.numel() for n, p in load(folder).named_parameters() if n not in biases]
+    assert stored + facts["other_weights"] == sum(whole)
+    assert told["verdict"] and loaded is not None
+    bits = sum(sum(layer.bits.values()) for layer in subject.layers)
+    total = bits + facts["codebook_bits"] + facts["other_bits"]
+    each = total / (stored + facts["other_weights"])
+    if original == "llama":  # the other has biases, which the size counts too
+        assert each == pytest.approx(size.total_bits_per_weight, rel=1e-3)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vq.analysis.open import OWN, opener
-from vq.analysis.packed import decode_packed, rotate, signs_of
+from vq.analysis.packed import Header, decode_packed, rotate, signs_of
 from vq.analysis.packed_sides import SIDES, beside, decode_own
 from vq.analysis.subject import Layer, Subject
 from vq.analysis.words import natural
@@ -96,8 +96,11 @@ def open_model(path: Path) -> Subject:
         for name, (_, kind) in files.shapes.items()
         if name.endswith(".weight") and kind == "U8" and not name.startswith(_SHARED)
     )
-    names = sorted(packed, key=natural)
-    chosen = about.get("layers", {})
+    chosen = dict(about.get("layers", {}))
+    table = about.get("embeddings") or {}
+    chosen |= {table["module"]: table["codebook"]} if table else {}
+    apart = {n for n, key in chosen.items() if table and key == table["codebook"]}
+    names = sorted((n for n in packed if n not in apart), key=natural)
     layers = tuple(
         _layer(
             files,
@@ -119,10 +122,21 @@ def open_model(path: Path) -> Subject:
         "file_bytes": files.bytes,
         "codebook_bits": shared,
         "other_bits": sum(files.bits(n) for n in other),
-        "other_weights": sum(math.prod(files.shapes[n][0]) for n in other),
+        "other_weights": sum(_weights(files, n, apart) for n in other),
         "options": report.get("options"),
     }
     return Subject(kind="model", name=path.name, path=path, facts=facts, layers=layers)
+
+
+def _weights(files: _Files, name: str, apart: set[str]) -> int:
+    """Weights in a tensor beside the layers: for packed embeddings and heads (``apart``) those they stand for."""
+    module, _, part = name.rpartition(".")
+    if module not in apart:
+        return math.prod(files.shapes[name][0])
+    if part != "weight":
+        return 0
+    header = Header.of(files.get(name)[:64].numpy().tobytes(), module)
+    return header.out_features * header.in_features
 
 
 def _report(path: Path) -> dict[str, Any]:
@@ -146,8 +160,6 @@ def _book(path: Path, files: _Files, key: str, entry: dict[str, Any]) -> Codeboo
 
 
 def _layer(files: _Files, name: str, book: Codebook, report: dict[str, Any]) -> Layer:
-    from vq.analysis.packed import Header
-
     head = files.get(f"{name}.weight")
     header = Header.of(head[:64].numpy().tobytes(), name)
     bits: dict[str, int] = {"codes": 8 * (len(head) - 64), "header": 8 * 64}
