@@ -18,6 +18,7 @@ import torch
 
 import vq
 from vq.analysis.environment import result, table, write_json
+from vq.compressors.embedding import QuantizedEmbedding
 from vq.compressors.evaluate import text_windows
 from vq.compressors.linear import QuantizedLinear
 from vq.compressors.load import set_mode
@@ -63,7 +64,11 @@ def main() -> None:
     ]
     windows = text_windows(ids, args.context, args.windows)
     seen: dict[str, torch.Tensor] = {}
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+    layers = {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, QuantizedLinear) and not isinstance(m, QuantizedEmbedding)
+    }
     hooks = [
         layer.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0].clone()}))
         for name, layer in layers.items()
