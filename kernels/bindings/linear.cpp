@@ -1,13 +1,16 @@
 #include "vq/linear.h"
 
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "vq/bindings.h"
+#include "vq/steps.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -61,6 +64,12 @@ void trellis(uintptr_t weight, long bytes, uintptr_t table, long first, long row
   decode_trellis(w, first, rows, pointer<float>(out), threads);
 }
 
+// Empty where no integer kernel serves the matrix.
+std::string name(uintptr_t weight, long bytes, uintptr_t table) {
+  const char* found = steps_name(view_trellis(pointer<const uint8_t>(weight), bytes, pointer<const void>(table)));
+  return found ? found : "";
+}
+
 void fixed(uintptr_t payload, int bits, uintptr_t table, long entries, long dim, long in, long first, long rows,
            uintptr_t out, int threads) {
   nb::gil_scoped_release release;
@@ -78,6 +87,7 @@ void rotate(uintptr_t x, long rows, long n, uintptr_t first, uintptr_t last, int
 void bind_linear(nb::module_& m) {
   m.def("packed_linear", &linear, "Addresses of x, weight, ...; see vq/kernels/linear.py.");
   m.def("packed_linear_group", &group, "Several matrices on one input; see vq/kernels/linear_group.py.");
+  m.def("trellis_kernel", &name, "What multiplies a trellis whose values stand in a table, in the integer modes.");
   m.def("decode_trellis", &trellis, "Rows of a matrix in layout 2 as float32.");
   m.def("decode_rows", &fixed, "Rows of a matrix in layout 1 as float32.");
   m.def("hadamard", &rotate, "In place over float32 (rows, n).");

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "vq/cpu.h"
+#include "vq/steps.h"
+#include "vq/tables_wide.h"
 #include "vq/threads.h"
 
 namespace vq {
@@ -197,6 +199,15 @@ bool multiply_values(const LinearKernels& k, const Rotated& x, const Product& m,
   return served;
 }
 
+// In integers where `integers` is set and a kernel serves the format, else in float.
+bool multiply_table(const LinearKernels& k, const Rotated& x, const Product& m, bool integers, int threads) {
+  const auto steps = integers ? steps_of(m.w) : nullptr;
+  if (!steps) return multiply_values(k, x, m, threads);
+  steps_linear(step_kernels(), wide_kernels(), x.x.get(), x.rows, x.stride, m.w, *steps, m.scales, m.y, threads);
+  if (m.signs_out) hadamard_rows(m.y, x.rows, m.w.out, nullptr, m.signs_out, threads);
+  return true;
+}
+
 }  // namespace
 
 const LinearKernels& linear_kernels() {
@@ -259,7 +270,7 @@ bool packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, 
   for (int i = 0; i < count; ++i) {
     if (products[i].w.hash) {
       multiply(k, *quantized, products[i], threads);
-    } else if (!multiply_values(k, *rotated, products[i], threads)) {
+    } else if (!multiply_table(k, *rotated, products[i], planes > 0, threads)) {
       return false;
     }
   }

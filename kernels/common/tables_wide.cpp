@@ -11,6 +11,7 @@
 #include "vq/tables_bytes.h"
 #include "vq/tables_panel.h"
 #include "vq/threads.h"
+#include "vq/wide_inputs.h"
 
 namespace vq {
 namespace {
@@ -19,7 +20,6 @@ enum class Decoder { nibbles, threes, bytes, vectors, e8p, any };
 
 constexpr int kLevelTop = 16383;  // largest magnitude of an entry as an integer
 constexpr long kGroup = 256;      // columns decoded before they are multiplied, at least one block
-constexpr int kInputTop = 16319;  // of an activation, as in mode int15
 
 Decoder decoder_of(const Tables& w) {
   if (w.magnitude) return Decoder::e8p;
@@ -114,57 +114,10 @@ struct Levels {
     for (long u = 0; u < units; ++u) offset.push_back(static_cast<int32_t>(u % w.parts * part));
   }
 
+  WideCut wide() const { return {w.in, columns, blocks, group(), top}; }
   long pairs() const { return (columns + 1) / 2; }
   long group() const { return std::max(1L, kGroup / columns); }
   long numbers() const { return pairs() * 2 * kPanelRows; }  // of a block
-};
-
-// Rows of x as integers, group by group of blocks: [group][row][block][2 * pairs].
-struct Inputs {
-  Buffer<int16_t> words;
-  std::vector<float> unit;
-  std::vector<int64_t> total;
-
-  Inputs(const WideKernels& k, const Levels& levels, const float* x, long rows, long stride, int threads)
-      : words(levels.blocks * rows * 2 * levels.pairs()), unit(rows), total(rows) {
-    parallel_for(rows, 1, threads, [&](long begin, long end) {
-      for (long i = begin; i < end; ++i) one(k, levels, x + i * stride, rows, i);
-    });
-  }
-
-  // The unit of a row is such that no sum over a block leaves 32 bits, whatever the codes.
-  void one(const WideKernels& k, const Levels& levels, const float* x, long rows, long i) {
-    const long in = levels.w.in, columns = levels.columns, width = 2 * levels.pairs();
-    float peak = 0.0f, most = 0.0f;
-    for (long b = 0; b * columns < in; ++b) {
-      float largest, sum;
-      k.measure(x + b * columns, std::min(columns, in - b * columns), &largest, &sum);
-      peak = largest >= peak ? largest : std::isnan(largest) ? largest : peak;
-      most = sum >= most ? sum : std::isnan(sum) ? sum : most;
-      if (std::isnan(peak)) break;
-    }
-    const bool usable = peak > 1e-30f;
-    unit[i] = usable || peak == peak ? 0.0f : std::numeric_limits<float>::quiet_NaN();
-    float factor = 0.0f;
-    if (usable) {
-      const float room = static_cast<float>(0x7fffffff / levels.top - columns);
-      factor = std::min(static_cast<float>(kInputTop) / peak, room / most);
-      unit[i] = 1.0f / factor;
-    }
-    for (long b = 0; b < levels.blocks; ++b) {
-      int16_t* q = row_of(levels, b - b % levels.group(), rows, i) + b % levels.group() * width;
-      const long count = std::max(0L, std::min(columns, in - b * columns));
-      std::fill(q, q + width, int16_t{0});
-      if (usable) k.quantize(x + b * columns, count, factor, q);
-      for (long c = 0; c < count; ++c) total[i] += q[c];
-    }
-  }
-
-  // A row's blocks of the group that begins at block b; the last group may be smaller.
-  int16_t* row_of(const Levels& levels, long b, long rows, long i) const {
-    const long count = std::min(levels.group(), levels.blocks - b);
-    return words.get() + (b * rows + count * i) * 2 * levels.pairs();
-  }
 };
 
 // Decodes the blocks of one panel.
@@ -248,7 +201,7 @@ struct Blocks {
 };
 
 // Totals of a panel to outputs.
-void finish(const Blocks& blocks, const Panel& panel, long index, const Inputs& inputs, const uint16_t* scales,
+void finish(const Blocks& blocks, const Panel& panel, long index, const WideInputs& inputs, const uint16_t* scales,
             const float* totals, float* y) {
   const Levels& levels = blocks.levels;
   const Tables& w = levels.w;
@@ -301,7 +254,7 @@ long wide_rows(const Tables& w) {
 void tables_wide(const WideKernels& k, const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y,
                  int threads) {
   const Levels levels(w);
-  const Inputs inputs(k, levels, x, rows, stride, threads);
+  const WideInputs inputs(k, levels.wide(), x, rows, stride, threads);
   const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));
   parallel_for(w.panels, grain, threads, [&](long begin, long end) {
     Blocks blocks(k, levels);
@@ -313,7 +266,7 @@ void tables_wide(const WideKernels& k, const float* x, long rows, long stride, c
       for (long b = 0; b < levels.blocks; b += levels.group()) {
         const long count = std::min(levels.group(), levels.blocks - b);
         for (long i = 0; i < count; ++i) blocks.decode(panel, codes, b + i, blocks.block.get() + i * levels.numbers());
-        k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(levels, b, rows, 0), rows, totals.get());
+        k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(b, 0), rows, totals.get());
       }
       finish(blocks, panel, p, inputs, scales, totals.get(), y);
     }

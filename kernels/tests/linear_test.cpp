@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "trellis_matrix.h"
 #include "vq/cpu.h"
 #include "vq/linear.h"
 
@@ -33,57 +34,6 @@ std::vector<Set> sets() {
 #endif
   return found;
 }
-
-// A random packed matrix. The payload lies so that it ends with its allocation, at an odd address: reading beyond it, or
-// relying on alignment, shows.
-struct Matrix {
-  std::vector<uint8_t> memory;
-  int8_t level[64];
-  vq::Trellis w{};
-
-  Matrix(long out, long in, int step_bits, int memory_bits, int levels, int top, unsigned seed) {
-    std::mt19937 random(seed);
-    for (int i = 0; i < 64; ++i) level[i] = i < levels ? static_cast<int8_t>(static_cast<int>(random() % (2 * top + 1)) - top) : level[i % levels];
-    w.out = out;
-    w.in = in;
-    w.bands = (out + 63) / 64;
-    w.blocks = (in + 3) / 4;
-    w.groups = (w.blocks + 7) / 8;
-    w.step_bits = step_bits;
-    w.memory = memory_bits;
-    w.symbols = 2;
-    w.words = 2 * step_bits;
-    w.hash = true;
-    w.constant = static_cast<uint16_t>(random() | 1);
-    w.step = 0.0207f;
-    w.table = level;
-    memory.resize(w.bands * w.blocks * w.words * 8 + 1);
-    memory.shrink_to_fit();
-    for (auto& byte : memory) byte = static_cast<uint8_t>(random());
-    w.payload = memory.data() + 1;
-  }
-
-  // State of a step of the tile of a weight, from the text of the format.
-  uint32_t state(long row, long column, long step) const {
-    const long band = row / 64, block = column / 4, group = block / 8;
-    const long width = std::min(8L, w.blocks - group * 8), tile_bits = 64L * w.words;
-    uint32_t state = 0;
-    for (int i = 0; i < w.memory; ++i) {
-      const long bit = (step * w.step_bits + i) % tile_bits;
-      const uint8_t* word = w.payload + (band * w.blocks + group * 8) * w.words * 8 + (bit / 64 * width + block % 8) * 8;
-      const int place = 63 - static_cast<int>(bit % 64);
-      state = state << 1 | (word[place / 8] >> place % 8 & 1);
-    }
-    return state;
-  }
-
-  int at(long row, long column) const {
-    const long weight = row % 64 * 4 + column % 4;
-    const uint32_t state = this->state(row, column, weight / 2);
-    const uint32_t product = (state << (16 - w.memory)) * w.constant;
-    return level[(weight % 2 ? product >> 8 : product >> 16) & 63];
-  }
-};
 
 std::vector<int> dense(const Matrix& m) {
   std::vector<int> all(m.w.bands * 64 * m.w.in);
@@ -184,22 +134,11 @@ void products(const Set& set, const Matrix& m, const std::string& name, Inputs::
 
 // A table in place of the hash: values of every step, and products in float, against the same bits read one by one.
 void tables(const Set& set, long out, long in, int step_bits, int memory, int symbols, unsigned seed) {
-  Matrix m(out, in, step_bits, memory, 64, 127, seed);
   std::mt19937 random(seed);
   std::vector<float> table(static_cast<size_t>(symbols) << memory);
   for (auto& v : table) v = static_cast<float>(random()) / 4294967296.0f - 0.5f;
-  m.w.hash = false;
-  m.w.symbols = symbols;
-  m.w.words = 256 / symbols * step_bits / 64;
-  m.w.table = table.data();
-  m.memory.assign(m.w.bands * m.w.blocks * m.w.words * 8 + 1, 0);
-  m.memory.shrink_to_fit();
-  for (auto& byte : m.memory) byte = static_cast<uint8_t>(random());
-  m.w.payload = m.memory.data() + 1;
-  const auto at = [&](long row, long column) {
-    const long weight = row % 64 * 4 + column % 4;
-    return table[m.state(row, column, weight / symbols) * symbols + weight % symbols];
-  };
+  const Matrix m(out, in, step_bits, memory, symbols, table.data(), seed);
+  const auto at = [&](long row, long column) { return m.value(row, column); };
   const long rows = 3, stride = (in + 63) / 64 * 64, width = m.w.groups * 32;
   std::vector<float> x(rows * stride, 0.0f), room(rows * 512 + 8), values(64 * width);
   for (long i = 0; i < rows; ++i)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vq.kernels.dispatch import backend, declare, library, native
 from vq.kernels.formats import HASH_CODE, PANELS, TILES, PackedHeader
-from vq.kernels.linear_native import cpu, kernel_name, transposed_cpu
+from vq.kernels.linear_native import cpu, kernel_name, step_kernel, transposed_cpu
 from vq.kernels.linear_reference import (
     INTEGER_ROWS,
     MODES,
@@ -58,9 +58,9 @@ Args:
     scales: float16 ``(out,)``.
     signs_in, signs_out: uint8 sign bits; None means no rotation on that side.
     table: see ``decode.decode_rows``.
-    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of the
-        hash code and of layout 4 (all other cases compute in float32; a trellis' table without the detour over
-        decoded panels for at most VALUE_ROWS rows).
+    mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of
+        trellises and of layout 4 (all other cases compute in float32; a trellis' table without the detour over
+        decoded panels for at most VALUE_ROWS rows). For a trellis' table ``int8`` is ``int15``.
 
 Returns:
     ``(*batch, out)`` in x's dtype.
@@ -130,6 +130,13 @@ def quick_linear(
     return y
 
 
+def _values(header: PackedHeader, weight: Tensor, table: Tensor, mode: str) -> str:
+    """How a trellis of few rows is multiplied whose values stand in a table."""
+    found = step_kernel(weight, table) if mode != "float" else ""
+    where = f"table of 2^{header.memory} states"
+    return f"{found} ({where}), 15-bit activations" if found else f"{where} in float32"
+
+
 def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows: int = 1) -> str:
     """Which kernel of ``packed_linear`` serves ``rows`` rows of x where the weight is now, and why."""
     if backend(weight.device.type) == "triton":
@@ -143,15 +150,13 @@ def explain(header: PackedHeader, weight: Tensor, table: Tensor, mode: str, rows
     hashed = header.layout == TILES and header.code == HASH_CODE
     if integer_mode(header, rows, mode):
         return f"{isa} {mode}: hash code, {rows} row(s), integer activations"
-    most = VALUE_ROWS if tabled(header) else INTEGER_ROWS
+    most = VALUE_ROWS if tabled(header) and mode == "float" else INTEGER_ROWS
     if header.layout == PANELS:
         most = FLOAT_TOKENS if mode == "float" else TOKENS
         if rows <= most:
             return f"{isa} {mode}: {kernel_name(weight, table, mode, rows)}, {rows} row(s)"
-    if tabled(header) and rows <= VALUE_ROWS:
-        return (
-            f"{isa} float32: table of 2^{header.memory} states, {rows} row(s), exact in every mode"
-        )
+    if tabled(header) and rows <= most:
+        return f"{isa} {mode}: {_values(header, weight, table, mode)}, {rows} row(s)"
     reason = (
         f"more than {most} rows"
         if rows > most

@@ -63,7 +63,7 @@ def _together(
     rows = x.numel() // width if width else 0
     first = _signs(signs_in, width)
     values = [(table.ndim, table.dtype) == _VALUES for table in tables]
-    most = VALUE_ROWS if any(values) else INTEGER_ROWS
+    most = VALUE_ROWS if any(values) and not planes else INTEGER_ROWS
     if not (0 < rows <= most and width <= INTEGER_COLUMNS) or first < 0:
         return None
     if mode not in MODES or not (planes or all(values)):

@@ -122,7 +122,7 @@ def _quick(
     rows = x.numel() // width if width else 0
     form = (table.ndim, table.dtype)
     tables, valued = form in _TABLES, form == _VALUES
-    most = TOKENS if tables else VALUE_ROWS if valued else INTEGER_ROWS
+    most = TOKENS if tables else VALUE_ROWS if valued and code == 0 else INTEGER_ROWS
     if not (code + tables + valued > 0 and 0 < rows <= most and width <= INTEGER_COLUMNS):
         return None
     types = (x.dtype, weight.dtype, scales.dtype, table.dtype)
@@ -185,6 +185,14 @@ def cpu(
     if signs_out is not None:
         rotate_(y, None, signs_out)
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
+
+
+def step_kernel(weight: Tensor, table: Tensor) -> str:
+    """What multiplies a trellis whose values stand in a table, in the integer modes; empty where nothing does."""
+    table, weight = table.float().contiguous(), weight.contiguous()
+    if weight.is_meta:
+        return "values of a step as 14-bit integers"
+    return str(_native().trellis_kernel(weight.data_ptr(), weight.numel(), table.data_ptr()))
 
 
 def kernel_name(weight: Tensor, table: Tensor, mode: str, rows: int = 1) -> str:

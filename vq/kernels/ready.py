@@ -65,17 +65,17 @@ class ReadyLinear:
         signs = [0 if s is None else s.data_ptr() for s in (signs_in, signs_out)]
         where = (weight.data_ptr(), weight.numel(), scales.data_ptr(), *signs)
         self._shape = (header.in_features, header.out_features)
-        self._tokens = (
-            TOKENS if header.layout == PANELS else VALUE_ROWS if tabled(header) else INTEGER_ROWS
-        )
+        most = TOKENS if header.layout == PANELS else INTEGER_ROWS
+        self._tokens = dict.fromkeys(MODES, most)
         if header.layout == PANELS:
             self._call, modes = module.tables_linear, ACTIVATIONS
             sizes: tuple[int, ...] = (*table_sizes(table), *self._shape)
         else:
             self._call, modes = module.packed_linear, PLANES
             sizes = (table.numel(), *self._shape)
-            if tabled(header):  # in float, whatever the mode
-                modes = dict.fromkeys(MODES, 0)
+            if tabled(header):
+                modes = {**PLANES, "float": 0}
+                self._tokens["float"] = VALUE_ROWS
         begin = (*where, table.data_ptr(), *sizes)
         self._rests = {mode: (*begin, code) for mode, code in modes.items()}
 
@@ -105,7 +105,7 @@ class ReadyLinear:
             return None
         (width, out), shape = self._shape, x.shape
         rows = x.numel() // width
-        if not shape or not 0 < rows <= self._tokens or shape[-1] != width or not x.is_contiguous():
+        if not shape or not 0 < rows <= self._tokens[mode] or shape[-1] != width or not x.is_contiguous():
             return None
         if len(shape) == 2:  # slices of sizes take a while
             y = torch.empty(rows, out, dtype=_FLOAT)

@@ -82,7 +82,7 @@ struct Product {
 };
 
 // y(rows, out) = rotation, quantization, products, scales, rotation; signs_in may be null (no rotation). Matrices whose code is
-// a table multiply x in float, whatever `planes` is. False where no kernel serves one of them.
+// a table multiply x in float where `planes` is 0, else in integers (steps.h). False where no kernel serves one of them.
 bool packed_linear(const float* x, long rows, long in, const uint8_t* signs_in, int planes, const Product* products,
                    int count, int threads);
 

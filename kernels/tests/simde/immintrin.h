@@ -122,6 +122,12 @@ inline simde__m512i to_integers(const simde__m512& v) {
   return out.value();
 }
 
+inline simde__m512i gathered(const simde__m512i& index, const void* base, int scale) {
+  Lanes<int32_t, simde__m512i> at(index), out;
+  for (int i = 0; i < 16; ++i) std::memcpy(out.lane + i, static_cast<const char*>(base) + long{at.lane[i]} * scale, 4);
+  return out.value();
+}
+
 inline int32_t reduced(const simde__m512i& v, bool largest) {
   Lanes<int32_t, simde__m512i> x(v);
   int32_t result = x.lane[0];
@@ -140,6 +146,8 @@ inline int32_t reduced(const simde__m512i& v, bool largest) {
 #define _mm512_mulhi_epu16(a, b) vq_emulated::mulhi(a, b)
 #define _mm512_srai_epi32(a, n) vq_emulated::srai(a, n)
 #define _mm512_maskz_loadu_epi64(m, p) vq_emulated::masked_load<uint64_t>(m, p)
+#define _mm512_maskz_loadu_epi8(m, p) vq_emulated::masked_load<uint8_t>(m, p)
+#define _mm512_i32gather_epi32(i, p, n) vq_emulated::gathered(i, p, n)
 #define _mm512_maskz_loadu_ps(m, p) vq_emulated::masked_floats(m, p)
 #define _mm512_permute_ps(v, c) vq_emulated::swapped(v, c, false)
 #define _mm512_shuffle_f32x4(a, b, c) vq_emulated::swapped(a, c, true)
