@@ -14,65 +14,106 @@ namespace {
 #include "vq/steps_body.inc"
 #include "vq/ymm_levels.inc"
 
-// Four indices that follow each other, `stride` bits apart, from the first bits of a word on.
-struct Indices {
-#ifdef __BMI__
+VQ_INLINE void put(void* at, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(at), v); }
+
+// Keeps a number in a register: instructions that cut bits out of memory are slow.
+VQ_INLINE uint64_t pin(uint64_t v) {
+  __asm__("" : "+r"(v));
+  return v;
+}
+
+// Entries at four indices that follow each other, STRIDE bits apart, from the first bits of a word on.
+template <int STRIDE>
+struct Entries {
+  const int16_t* entry;
   uint64_t control[4];
 
-  explicit Indices(const Steps& s) {
-    for (int k = 0; k < 4; ++k) control[k] = static_cast<uint64_t>(64 - s.window - k * s.stride) | static_cast<uint64_t>(s.window) << 8;
+  explicit Entries(const Steps& s) : entry(s.entry.data()) {
+    for (int k = 0; k < 4; ++k) control[k] = static_cast<uint64_t>(64 - s.window - k * STRIDE) | static_cast<uint64_t>(s.window) << 8;
   }
-  VQ_INLINE uint64_t operator()(uint64_t v, int k) const { return __bextr_u64(v, control[k]); }
+#ifdef __BMI__
+  VQ_INLINE uint64_t index(uint64_t v, int k) const { return __bextr_u64(v, control[k]); }
 #else
-  uint64_t right[4], mask;
-
-  explicit Indices(const Steps& s) : mask((uint64_t{1} << s.window) - 1) {
-    for (int k = 0; k < 4; ++k) right[k] = static_cast<uint64_t>(64 - s.window - k * s.stride);
-  }
-  VQ_INLINE uint64_t operator()(uint64_t v, int k) const { return v >> right[k] & mask; }
+  VQ_INLINE uint64_t index(uint64_t v, int k) const { return v >> (control[k] & 63) & ((uint64_t{1} << (control[k] >> 8)) - 1); }
 #endif
+
+  // Pair P of four rows: entries of two columns, two rows to a word.
+  template <int P>
+  VQ_INLINE __m128i twos(uint64_t v, uint64_t z) const {
+    const auto first = [&](uint64_t x, int k) { return _mm_loadu_si32(entry + 2 * index(x, k)); };
+    const auto second = [&](uint64_t x, int k) {  // of which the lowest 32 bits are used
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(entry + 2 * index(x, k)));
+    };
+    return _mm_unpacklo_epi64(_mm_unpacklo_epi32(first(v, P), second(v, P + 2)), _mm_unpacklo_epi32(first(z, P), second(z, P + 2)));
+  }
+
+  // The same of entries of one column, a row to a word.
+  template <int P>
+  VQ_INLINE __m128i ones(const uint64_t* row) const {
+    __m128i all = _mm_loadu_si32(entry + index(row[0], 2 * P));
+    all = _mm_insert_epi16(all, entry[index(row[0], 2 * P + 1)], 1);
+    all = _mm_insert_epi16(all, entry[index(row[1], 2 * P)], 2);
+    all = _mm_insert_epi16(all, entry[index(row[1], 2 * P + 1)], 3);
+    all = _mm_insert_epi16(all, entry[index(row[2], 2 * P)], 4);
+    all = _mm_insert_epi16(all, entry[index(row[2], 2 * P + 1)], 5);
+    all = _mm_insert_epi16(all, entry[index(row[3], 2 * P)], 6);
+    return _mm_insert_epi16(all, entry[index(row[3], 2 * P + 1)], 7);
+  }
 };
 
-VQ_INLINE void put(int16_t* at, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(at), v); }
-
-// Entries of two columns: four rows, of two entries each, at a time.
-VQ_INLINE void twos(const uint8_t* bits, const int16_t* entry, const Indices& indices, long stride, int16_t* out) {
-  const long half = stride / 2;
-  const int nibble = static_cast<int>(stride % 2 * 4);
-  const auto first = [&](uint64_t v, int k) { return _mm_loadu_si32(entry + 2 * indices(v, k)); };
-  const auto second = [&](uint64_t v, int k) {  // of which the lowest 32 bits are used
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(entry + 2 * indices(v, k)));
-  };
+// A tile by its stream: four rows at a time, from two words or from four.
+template <int STRIDE, bool TWOS>
+void expand(const Steps& s, const uint8_t* bits, int16_t* out) {
+  constexpr int words = TWOS ? 2 : 4;
+  const Entries<STRIDE> entries(s);
   for (int h = 0; h < 2; ++h, out += kStepHalf)
-    for (int i = 0; i < 8; ++i, bits -= stride) {
-      const uint64_t v = little(bits), z = little(bits - half) << nibble;
-      for (int p = 0; p < 2; ++p) {
-        const __m128i a = _mm_unpacklo_epi32(first(v, p), second(v, p + 2));
-        const __m128i b = _mm_unpacklo_epi32(first(z, p), second(z, p + 2));
-        put(out + p * 64 + i * 8, _mm_unpacklo_epi64(a, b));
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; ++i, bits -= words * STRIDE / 2) {
+      uint64_t from[words];
+      unroll(std::make_integer_sequence<int, words>{}, [&](auto k) {
+        constexpr int bit = k * 4 * STRIDE;
+        from[k] = pin(bit % 8 ? little(bits - bit / 8) << bit % 8 : little(bits - bit / 8));
+      });
+      if constexpr (TWOS) {
+        put(out + i * 8, entries.template twos<0>(from[0], from[1]));
+        put(out + i * 8 + 64, entries.template twos<1>(from[0], from[1]));
+      } else {
+        put(out + i * 8, entries.template ones<0>(from));
+        put(out + i * 8 + 64, entries.template ones<1>(from));
       }
     }
 }
 
-// Entries of one column: four rows, of four entries each, at a time.
-VQ_INLINE void ones(const uint8_t* bits, const int16_t* entry, const Indices& indices, long stride, int16_t* out) {
-  const int nibble = static_cast<int>(stride % 2 * 4);
-  for (int h = 0; h < 2; ++h, out += kStepHalf)
-    for (int i = 0; i < 8; ++i, bits -= 2 * stride) {
-      const uint64_t row[4] = {little(bits), little(bits - stride / 2) << nibble, little(bits - stride),
-                               little(bits - stride - stride / 2) << nibble};
-      for (int p = 0; p < 2; ++p) {
-        __m128i all = _mm_cvtsi32_si128(entry[indices(row[0], 2 * p)]);
-        all = _mm_insert_epi16(all, entry[indices(row[0], 2 * p + 1)], 1);
-        all = _mm_insert_epi16(all, entry[indices(row[1], 2 * p)], 2);
-        all = _mm_insert_epi16(all, entry[indices(row[1], 2 * p + 1)], 3);
-        all = _mm_insert_epi16(all, entry[indices(row[2], 2 * p)], 4);
-        all = _mm_insert_epi16(all, entry[indices(row[2], 2 * p + 1)], 5);
-        all = _mm_insert_epi16(all, entry[indices(row[3], 2 * p)], 6);
-        all = _mm_insert_epi16(all, entry[indices(row[3], 2 * p + 1)], 7);
-        put(out + p * 64 + i * 8, all);
-      }
+using Expand = void (*)(const Steps& s, const uint8_t* bits, int16_t* out);
+
+template <bool TWOS, int... I>
+Expand expand_among(int stride, std::integer_sequence<int, I...>) {
+  static constexpr Expand known[] = {expand<I + 1, TWOS>...};
+  return known[stride - 1];
+}
+
+// Two steps of one value and at most 14 bits of state and step are 12 bits apart at most.
+Expand expand_for(const Steps& s) {
+  return s.twos ? expand_among<true>(s.stride, std::make_integer_sequence<int, 12>{})
+                : expand_among<false>(s.stride, std::make_integer_sequence<int, 8>{});
+}
+
+// open_group where the group is a whole one, two words of four tiles at a time.
+VQ_INLINE void open_tiles(const Trellis& w, long band, long g, Streams& streams) {
+  const uint8_t* base = w.band(band) + g * 64 * w.words;
+  for (int t = 0; t < 8; t += 4) {
+    uint8_t(*to)[sizeof streams.bytes[0]] = streams.bytes + t;
+    for (int k = 0; k < 4; ++k) std::memcpy(to[k], base + (t + k) * 8, 8);
+    for (int i = 0; i < w.words; i += 2) {
+      const __m256i a = load(base + i * 64 + t * 8), b = load(base + i * 64 + 64 + t * 8);
+      const __m256i even = _mm256_unpacklo_epi64(b, a), odd = _mm256_unpackhi_epi64(b, a);
+      const int at = (w.words - i - 1) * 8;
+      put(to[0] + at, _mm256_castsi256_si128(even));
+      put(to[1] + at, _mm256_castsi256_si128(odd));
+      put(to[2] + at, _mm256_extracti128_si256(even, 1));
+      put(to[3] + at, _mm256_extracti128_si256(odd, 1));
     }
+  }
 }
 
 // Weights of 16 states of the code `mul1`.
@@ -121,13 +162,10 @@ void byte_sums(const Trellis& w, long band, long first, long count, int16_t* out
   const Band here(w, band);
   const Sums sums;
   const __m128i right = _mm_cvtsi32_si128(16 - w.memory);
-  for (long g = 2 * first; g < std::min(2 * (first + count), w.groups); ++g) {
-    const uint8_t* at = here.group(g);
-    for (int i = 0; i < w.words; ++i) _mm_prefetch(reinterpret_cast<const char*>(here.base) + (g * w.words + i) * 64 + 4096, _MM_HINT_T0);
-    int16_t* to = out + (g / 2 - first) * 2 * kStepHalf + g % 2 * 8 * 2 * 64;
-    four_tiles<S>(sums, at, right, to);
-    four_tiles<S>(sums, at + 32, right, to + 4 * 2 * 64);
-  }
+  each_group(w, band, first, count, out, [&](long g, int16_t* to) {
+    four_tiles<S>(sums, here.group(g), right, to);
+    four_tiles<S>(sums, here.group(g) + 32, right, to + 4 * 2 * 64);
+  });
 }
 
 // Bits of a step for which states of `mul1` come out of 16-bit words in order.
@@ -139,14 +177,13 @@ void decode(const Trellis& w, const Steps& s, long band, long first, long count,
     if (s.step_bits == 2) return byte_sums<2>(w, band, first, count, out);
     return byte_sums<4>(w, band, first, count, out);
   }
-  const Indices indices(s);
-  const int16_t* entry = s.entry.data();
-  const long stride = s.stride;
-  if (s.twos) {
-    each_tile(w, band, first, count, out, [&](const uint8_t* bits, int16_t* to) { twos(bits, entry, indices, stride, to); });
-  } else {
-    each_tile(w, band, first, count, out, [&](const uint8_t* bits, int16_t* to) { ones(bits, entry, indices, stride, to); });
-  }
+  const Expand expand = expand_for(s);
+  Streams streams;
+  each_group(w, band, first, count, out, [&](long g, int16_t* to) {
+    const long tiles = std::min(8L, w.blocks - g * 8);
+    tiles == 8 ? open_tiles(w, band, g, streams) : open_group(w, band, g, streams);
+    for (long t = 0; t < tiles; ++t) expand(s, streams.bytes[t] + w.words * 8, to + t * 2 * 64);
+  });
 }
 
 int row_at(const Steps& s, int place) {

@@ -127,7 +127,9 @@ def test_every_table_of_a_trellis_is_exact_in_float(isa, bits, symbols, memory):
     packed = layer(130, 71, bits, memory, kind="table", symbols=symbols)
     for rows in (1, 3, ops.VALUE_ROWS, ops.VALUE_ROWS + 1):
         x = inputs(rows, 71)
-        assert error(ops.packed_linear(x, *packed.args, "float"), x.double() @ packed.dense.T) < 1e-6
+        assert (
+            error(ops.packed_linear(x, *packed.args, "float"), x.double() @ packed.dense.T) < 1e-6
+        )
 
 
 @pytest.mark.parametrize("bits,symbols", RATES_OF_TABLES)

@@ -105,7 +105,12 @@ class ReadyLinear:
             return None
         (width, out), shape = self._shape, x.shape
         rows = x.numel() // width
-        if not shape or not 0 < rows <= self._tokens[mode] or shape[-1] != width or not x.is_contiguous():
+        if (
+            not shape
+            or not 0 < rows <= self._tokens[mode]
+            or shape[-1] != width
+            or not x.is_contiguous()
+        ):
             return None
         if len(shape) == 2:  # slices of sizes take a while
             y = torch.empty(rows, out, dtype=_FLOAT)
