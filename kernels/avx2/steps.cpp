@@ -116,14 +116,28 @@ VQ_INLINE void open_tiles(const Trellis& w, long band, long g, Streams& streams)
   }
 }
 
-// Weights of 16 states of the code `mul1`.
+// Weights of 16 states of a code of byte sums; TERM: whether something is added to the product.
+template <bool TERM>
 struct Sums {
-  __m256i low = _mm256_set1_epi16(static_cast<short>(kSumFactor & 0xffff)), high = _mm256_set1_epi16(static_cast<short>(kSumFactor >> 16));
+  __m256i factor[2], term[2];  // lower halves, upper halves
   __m256i ones = _mm256_set1_epi8(1), middle = _mm256_set1_epi16(kSumMiddle);
 
+  explicit Sums(const ByteSum& of) {
+    for (int i = 0; i < 2; ++i) {
+      factor[i] = _mm256_set1_epi16(static_cast<short>(of.factor >> (16 * i)));
+      term[i] = _mm256_set1_epi16(static_cast<short>((of.term >> (16 * i)) + i));  // and one for the carry
+    }
+  }
+
   VQ_INLINE __m256i operator()(__m256i state) const {
-    const __m256i upper = _mm256_add_epi16(_mm256_mulhi_epu16(state, low), _mm256_mullo_epi16(state, high));
-    const __m256i bytes = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_mullo_epi16(state, low), ones), _mm256_maddubs_epi16(upper, ones));
+    __m256i low = _mm256_mullo_epi16(state, factor[0]);
+    __m256i high = _mm256_add_epi16(_mm256_mulhi_epu16(state, factor[0]), _mm256_mullo_epi16(state, factor[1]));
+    if constexpr (TERM) {
+      low = _mm256_add_epi16(low, term[0]);
+      const __m256i kept = _mm256_cmpeq_epi16(_mm256_max_epu16(low, term[0]), low);  // -1 where nothing is carried
+      high = _mm256_add_epi16(_mm256_add_epi16(high, term[1]), kept);
+    }
+    const __m256i bytes = _mm256_add_epi16(_mm256_maddubs_epi16(low, ones), _mm256_maddubs_epi16(high, ones));
     return _mm256_sub_epi16(bytes, middle);
   }
 };
@@ -137,7 +151,7 @@ VQ_INLINE __m256i state(__m256i v, __m256i after, __m128i right) {
 }
 
 // Four tiles whose words are side by side: a 16-bit part of a word is 16 / (4 S) rows. Quads of rows are stored.
-template <int S>
+template <int S, typename Sums>
 VQ_INLINE void four_tiles(const Sums& sums, const uint8_t* at, __m128i right, int16_t* out) {
   constexpr int words = 4 * S, rows = 4 / S;
   __m256i v = load(at);
@@ -157,10 +171,10 @@ VQ_INLINE void four_tiles(const Sums& sums, const uint8_t* at, __m128i right, in
   }
 }
 
-template <int S>
-void byte_sums(const Trellis& w, long band, long first, long count, int16_t* out) {
+template <int S, bool TERM>
+void byte_sums(const Trellis& w, const Steps& s, long band, long first, long count, int16_t* out) {
   const Band here(w, band);
-  const Sums sums;
+  const Sums<TERM> sums(*s.sums);
   const __m128i right = _mm_cvtsi32_si128(16 - w.memory);
   each_group(w, band, first, count, out, [&](long g, int16_t* to) {
     four_tiles<S>(sums, here.group(g), right, to);
@@ -168,14 +182,14 @@ void byte_sums(const Trellis& w, long band, long first, long count, int16_t* out
   });
 }
 
-// Bits of a step for which states of `mul1` come out of 16-bit words in order.
+// Bits of a step for which states of byte sums come out of 16-bit words in order.
 inline bool in_order(const Steps& s) { return s.sums && (s.step_bits == 1 || s.step_bits == 2 || s.step_bits == 4); }
 
 void decode(const Trellis& w, const Steps& s, long band, long first, long count, int16_t* out) {
   if (in_order(s)) {
-    if (s.step_bits == 1) return byte_sums<1>(w, band, first, count, out);
-    if (s.step_bits == 2) return byte_sums<2>(w, band, first, count, out);
-    return byte_sums<4>(w, band, first, count, out);
+    constexpr decltype(&byte_sums<1, false>) known[3][2] = {
+        {byte_sums<1, false>, byte_sums<1, true>}, {byte_sums<2, false>, byte_sums<2, true>}, {byte_sums<4, false>, byte_sums<4, true>}};
+    return known[s.step_bits / 2][s.sums->term != 0](w, s, band, first, count, out);
   }
   const Expand expand = expand_for(s);
   Streams streams;

@@ -50,10 +50,11 @@ VQ_INLINE __m512i entries(const Steps& s, __m512i index) {
   return _mm512_i32gather_epi32(index, s.entry.data(), SIZE);
 }
 
-// The weights of 16 states of `mul1` in 32 bits each.
-VQ_INLINE __m512i sums_of(__m512i state) {
-  const __m512i product = _mm512_mullo_epi32(state, _mm512_set1_epi32(static_cast<int>(kSumFactor)));
-  return _mm512_dpbusd_epi32(_mm512_set1_epi32(-kSumMiddle), product, _mm512_set1_epi8(1));
+// The weights of 16 states of a code of byte sums in 32 bits each.
+VQ_INLINE __m512i sums_of(const ByteSum& sum, __m512i state) {
+  const __m512i product = _mm512_mullo_epi32(state, _mm512_set1_epi32(static_cast<int>(sum.factor)));
+  const __m512i bytes = _mm512_add_epi32(product, _mm512_set1_epi32(static_cast<int>(sum.term)));
+  return _mm512_dpbusd_epi32(_mm512_set1_epi32(-kSumMiddle), bytes, _mm512_set1_epi8(1));
 }
 
 // The lower halves of two registers side by side.
@@ -69,7 +70,7 @@ VQ_INLINE void tile(const Steps& s, const Tile& t, int16_t* out) {
         both = entries<4>(s, t.index(2 * r + p));
       } else {
         const __m512i a = t.index(4 * r + 2 * p), b = t.index(4 * r + 2 * p + 1);
-        both = s.sums ? join(sums_of(a), sums_of(b)) : join(entries<2>(s, a), entries<2>(s, b));
+        both = s.sums ? join(sums_of(*s.sums, a), sums_of(*s.sums, b)) : join(entries<2>(s, a), entries<2>(s, b));
       }
       _mm512_storeu_si512(out + r / 2 * kStepHalf + p * 64 + r % 2 * 32, both);
     }

@@ -20,32 +20,27 @@ constexpr int kTwoSteps = 14;      // bits of the largest index of two steps: 64
 constexpr long kKept = 8;          // tables whose forms are kept
 constexpr long kManyRows = 8;      // rows of x from which on four blocks are decoded before they are multiplied
 
-int byte_sum(uint32_t v) {
-  return static_cast<int>((v & 255) + (v >> 8 & 255) + (v >> 16 & 255) + (v >> 24));
-}
-
-int sum_at(uint32_t state) { return byte_sum(state * kSumFactor) - kSumMiddle; }
-
-// The unit of values that are those of `mul1`, to a part in a million of the largest; 0 where they are not.
-float unit_of_sums(const Steps& s) {
+// The unit of values that are byte sums, to a part in a million of the largest; 0 where they are not.
+float unit_of(const Steps& s, const ByteSum& sum) {
   const uint32_t states = 1u << s.memory;
   uint32_t far = 0;
   for (uint32_t i = 0; i < states; ++i)
-    if (std::abs(sum_at(i)) > std::abs(sum_at(far))) far = i;
-  const float unit = s.values[far] / static_cast<float>(sum_at(far)), most = 1e-6f * std::fabs(s.values[far]);
+    if (std::abs(sum(i)) > std::abs(sum(far))) far = i;
+  const float unit = s.values[far] / static_cast<float>(sum(far)), most = 1e-6f * std::fabs(s.values[far]);
   if (s.symbols != 1 || !(most > 0.0f) || !std::isfinite(unit)) return 0.0f;
   for (uint32_t i = 0; i < states; ++i)
-    if (!(std::fabs(s.values[i] - unit * static_cast<float>(sum_at(i))) <= most)) return 0.0f;
+    if (!(std::fabs(s.values[i] - unit * static_cast<float>(sum(i))) <= most)) return 0.0f;
   return unit;
 }
 
 // Values as integers, (2^memory, symbols).
 std::vector<int16_t> integers_of(Steps& s) {
   std::vector<int16_t> found(s.values.size());
-  s.unit = unit_of_sums(s);
-  s.sums = s.unit != 0.0f;
-  if (s.sums) {
-    for (uint32_t i = 0; i < found.size(); ++i) found[i] = static_cast<int16_t>(sum_at(i));
+  for (const ByteSum& sum : kByteSums) {
+    s.unit = unit_of(s, sum);
+    if (s.unit == 0.0f) continue;
+    s.sums = &sum;
+    for (uint32_t i = 0; i < found.size(); ++i) found[i] = static_cast<int16_t>(sum(i));
     s.top = kSumMiddle;
     return found;
   }

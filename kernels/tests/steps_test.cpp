@@ -30,15 +30,15 @@ std::vector<Set> sets() {
   return found;
 }
 
-enum class Values { random, sums, zero };
+enum class Values { random, mul1, mad1, zero };
 
 std::vector<float> values_of(Values kind, int memory, int symbols, std::mt19937& random) {
   std::vector<float> table(static_cast<size_t>(symbols) << memory, 0.0f);
   std::normal_distribution<float> normal;
   for (size_t i = 0; i < table.size() && kind != Values::zero; ++i) {
-    const uint32_t p = static_cast<uint32_t>(i) * 0x83dcd12du;
+    const uint32_t s = static_cast<uint32_t>(i), p = kind == Values::mul1 ? s * 0x83dcd12du : s * 34038481u + 76625530u;
     const int sum = static_cast<int>((p & 255) + (p >> 8 & 255) + (p >> 16 & 255) + (p >> 24)) - 510;
-    table[i] = kind == Values::sums ? static_cast<float>(sum / 147.8) * 0.97f : normal(random);
+    table[i] = kind == Values::random ? normal(random) : static_cast<float>(sum / 147.8) * 0.97f;
   }
   return table;
 }
@@ -72,7 +72,7 @@ void matrix(long out, long in, int step_bits, int memory, int symbols, Values ki
   const std::string name = std::to_string(step_bits) + " bits a step, memory " + std::to_string(memory) + ", " +
                            std::to_string(symbols) + " values, kind " + std::to_string(static_cast<int>(kind));
   const auto steps = vq::steps_of(m.w);
-  expect(steps && steps->sums == (kind == Values::sums), "forms of " + name);
+  expect(steps && (steps->sums != nullptr) == (kind == Values::mul1 || kind == Values::mad1), "forms of " + name);
   expect(steps == vq::steps_of(m.w), "kept forms of " + name);
   std::vector<uint16_t> scales;
   for (long r = 0; r < out; ++r) scales.push_back(static_cast<uint16_t>(0x3800 + random() % 2048));  // 1/2 to 2
@@ -115,7 +115,9 @@ int main() {
         if (memory < step_bits || (VQ_QUICK && memory == 16)) continue;
         const bool wide = (step_bits + memory) % 2;
         matrix(wide ? 70 : 3, wide ? 63 : 300, step_bits, memory, symbols, Values::random);
-        if (symbols == 1) matrix(70, wide ? 37 : 130, step_bits, memory, symbols, Values::sums);
+        if (symbols == 2) continue;
+        matrix(70, wide ? 37 : 130, step_bits, memory, symbols, Values::mul1);
+        matrix(70, wide ? 130 : 37, step_bits, memory, symbols, Values::mad1);
       }
   matrix(70, 63, 2, 12, 1, Values::zero);
   std::vector<float> table(4096, 1.0f);

@@ -15,14 +15,24 @@ namespace vq {
 constexpr int kStepTiles = 16;                // of a block
 constexpr long kStepPairs = 2 * kStepTiles;   // pairs of columns of a block
 constexpr long kStepHalf = kStepPairs * 64;   // numbers of a block's half: 32 places of all pairs
-constexpr uint32_t kSumFactor = 0x83dcd12d;   // of the code `mul1`
-constexpr int kSumMiddle = 510;               // value = unit * (sum of the bytes of state * factor - middle)
+constexpr int kSumMiddle = 510;
+
+// The codes `mul1` and `mad1`: value = unit * (sum of the bytes of state * factor + term, mod 2^32, - kSumMiddle).
+struct ByteSum {
+  uint32_t factor, term;
+
+  int operator()(uint32_t state) const {
+    const uint32_t v = state * factor + term;
+    return static_cast<int>((v & 255) + (v >> 8 & 255) + (v >> 16 & 255) + (v >> 24)) - kSumMiddle;
+  }
+};
+constexpr ByteSum kByteSums[] = {{0x83dcd12du, 0}, {34038481u, 76625530u}};
 
 // A table of values in the forms that the kernels use.
 struct Steps {
   std::vector<float> values;  // as given, (2^memory, symbols)
   int step_bits, memory, symbols;
-  bool sums;    // the values are those of `mul1`
+  const ByteSum* sums;  // what the values are, null where they are none of kByteSums
   float unit;   // value = unit * integer
   int top;      // largest magnitude of an integer
   bool twos;    // an entry is the weights of two columns: of a step, or of two steps; else of one
