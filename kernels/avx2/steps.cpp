@@ -142,23 +142,26 @@ struct Sums {
   }
 };
 
-// States at bits Q * S of V, where AFTER follows: right-aligned.
-template <int S, int Q>
-VQ_INLINE __m256i state(__m256i v, __m256i after, __m128i right) {
-  constexpr int offset = Q * S;
-  if constexpr (offset == 0) return _mm256_srl_epi16(v, right);
-  return _mm256_srl_epi16(_mm256_or_si256(_mm256_slli_epi16(v, offset), _mm256_srli_epi16(after, 16 - offset)), right);
+// States at bit OFFSET of V, right-aligned; HALF begins at bit 8 and AFTER at bit 16. SHORT: at most 12 bits.
+template <int OFFSET, bool SHORT>
+VQ_INLINE __m256i state(__m256i v, __m256i half, __m256i after, __m128i right) {
+  constexpr int rest = SHORT ? OFFSET % 8 : OFFSET;
+  const __m256i from = rest == OFFSET ? v : half;
+  if constexpr (rest == 0) return _mm256_srl_epi16(from, right);
+  if constexpr (SHORT && rest <= 4) return _mm256_srl_epi16(_mm256_slli_epi16(from, rest), right);
+  return _mm256_srl_epi16(_mm256_or_si256(_mm256_slli_epi16(v, OFFSET), _mm256_srli_epi16(after, 16 - OFFSET)), right);
 }
 
 // Four tiles whose words are side by side: a 16-bit part of a word is 16 / (4 S) rows. Quads of rows are stored.
-template <int S, typename Sums>
+template <int S, bool SHORT, typename Sums>
 VQ_INLINE void four_tiles(const Sums& sums, const uint8_t* at, __m128i right, int16_t* out) {
   constexpr int words = 4 * S, rows = 4 / S;
   __m256i v = load(at);
   for (int j = 0; j < words; ++j) {
-    const __m256i next = load(at + (j + 1) % words * 64), after = Rows::after(v, next);
+    const __m256i next = load(at + (j + 1) % words * 64), half = Rows::half(v, next), after = Rows::after(v, next);
     unroll(std::make_integer_sequence<int, 2 * rows>{}, [&](auto i) {  // row i / 2, columns of pair i % 2
-      const __m256i a = sums(state<S, 2 * i>(v, after, right)), b = sums(state<S, 2 * i + 1>(v, after, right));
+      const __m256i a = sums(state<2 * S * i, SHORT>(v, half, after, right));
+      const __m256i b = sums(state<2 * S * i + S, SHORT>(v, half, after, right));
       const __m256i low = _mm256_unpacklo_epi16(a, b), high = _mm256_unpackhi_epi16(a, b);
       const int quad = j * rows + i / 2;
       int16_t* to = out + quad / 8 * kStepHalf + i % 2 * 64 + quad % 8 * 8;
@@ -176,10 +179,13 @@ void byte_sums(const Trellis& w, const Steps& s, long band, long first, long cou
   const Band here(w, band);
   const Sums<TERM> sums(*s.sums);
   const __m128i right = _mm_cvtsi32_si128(16 - w.memory);
-  each_group(w, band, first, count, out, [&](long g, int16_t* to) {
-    four_tiles<S>(sums, here.group(g), right, to);
-    four_tiles<S>(sums, here.group(g) + 32, right, to + 4 * 2 * 64);
-  });
+  const auto blocks = [&](auto brief) {
+    each_group(w, band, first, count, out, [&](long g, int16_t* to) {
+      four_tiles<S, brief>(sums, here.group(g), right, to);
+      four_tiles<S, brief>(sums, here.group(g) + 32, right, to + 4 * 2 * 64);
+    });
+  };
+  w.memory <= 12 ? blocks(std::true_type{}) : blocks(std::false_type{});
 }
 
 // Bits of a step for which states of byte sums come out of 16-bit words in order.

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kLevelTop = 8191;    // largest magnitude of a value as an integer
 constexpr int kTwoSteps = 14;      // bits of the largest index of two steps: 64 KiB
-constexpr long kKept = 8;          // tables whose forms are kept
+constexpr size_t kKept = 32 << 20;  // bytes of tables whose forms are kept
 constexpr long kManyRows = 8;      // rows of x from which on four blocks are decoded before they are multiplied
 
 // The unit of values that are byte sums, to a part in a million of the largest; 0 where they are not.
@@ -87,6 +87,8 @@ std::shared_ptr<const Steps> make(const Trellis& w) {
   return s;
 }
 
+size_t bytes_of(const Steps& s) { return s.values.size() * sizeof(float) + s.entry.size() * sizeof(int16_t); }
+
 bool same(const Steps& s, const Trellis& w) {
   return s.memory == w.memory && s.symbols == w.symbols && s.step_bits == w.step_bits &&
          std::memcmp(s.values.data(), w.table, s.values.size() * sizeof(float)) == 0;
@@ -109,11 +111,13 @@ std::shared_ptr<const Steps> steps_of(const Trellis& w) {
   if (w.hash || (w.symbols != 1 && w.symbols != 2) || w.step_bits > 8) return nullptr;
   static std::mutex mutex;
   static auto* kept = new std::list<std::shared_ptr<const Steps>>;  // the last one used first
+  static size_t bytes = 0;
   const std::lock_guard<std::mutex> lock(mutex);
   auto found = std::find_if(kept->begin(), kept->end(), [&](const auto& s) { return same(*s, w); });
   if (found == kept->end()) {
     kept->push_front(make(w));
-    if (kept->size() > kKept) kept->pop_back();
+    bytes += bytes_of(*kept->front());
+    for (; bytes > kKept && kept->size() > 1; kept->pop_back()) bytes -= bytes_of(*kept->back());
   } else {
     kept->splice(kept->begin(), *kept, found);
   }

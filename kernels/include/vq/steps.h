@@ -43,8 +43,8 @@ struct Steps {
   int columns() const { return twos ? 2 : 4; }  // entries of a row of a tile
 };
 
-// The forms of a matrix' table, whose code is none of `hash`. Those of the last few tables are kept and found again by what
-// they hold. Null where no kernel serves the format.
+// The forms of a matrix' table, whose code is none of `hash`. Those of the last tables are kept and found again by what they
+// hold. Null where no kernel serves the format.
 std::shared_ptr<const Steps> steps_of(const Trellis& w);
 
 // The bits of tiles [8 g, 8 g + 8) of a band: a tile's are one number of 64 * words bits, little-endian, the first bit the most
