@@ -128,7 +128,7 @@ void steps_linear(const StepKernels& k, const WideKernels& wide, const float* x,
                   const Steps& steps, const uint16_t* scales, float* y, int threads) {
   const long blocks = (w.groups + 1) / 2, group = rows < kManyRows ? 1 : 4;
   const WideInputs inputs(wide, {w.in, 2 * kStepPairs, blocks, group, steps.top}, x, rows, stride, threads);
-  parallel_for(w.bands, std::max(1L, w.bands / (4L * std::max(1, threads))), threads, [&](long begin, long end) {
+  parallel_for(w.bands, std::max(1L, w.bands / (16L * std::max(1, threads))), threads, [&](long begin, long end) {
     Buffer<int16_t> block(group * 2 * kStepHalf);
     Buffer<float> totals(rows * 64);
     std::memset(block.get(), 0, group * 2 * kStepHalf * sizeof(int16_t));

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vq.kernels.dispatch import native, triton_installed
 
@@ -31,6 +32,15 @@ def isa(request) -> Iterator[str]:
         pytest.skip(str(error))
     yield request.param
     module.set_isa(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads, whatever there were before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
