@@ -67,7 +67,14 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import vq", "import vq.codebooks", "import vq.compressors", "import vq.cli.main"]
+    "statement",
+    [
+        "import vq",
+        "import vq.codebooks",
+        "import vq.compressors",
+        "import vq.analysis",
+        "import vq.cli.main",
+    ],
 )
 def test_imports_are_light(statement):
     found = python(f"{statement}, sys; print(*(m for m in {HEAVY!r} if m in sys.modules))")
@@ -93,7 +100,7 @@ def test_root_folders_hold_no_python_package():
         assert not list((ROOT / name).rglob("*.py"))
 
 
-@pytest.mark.parametrize("package", ["vq", "vq.compressors"])
+@pytest.mark.parametrize("package", ["vq", "vq.compressors", "vq.analysis"])
 def test_public_names_exist(package):
     module = importlib.import_module(package)
     for name in module.__all__:

@@ -13,8 +13,8 @@ import argparse
 import importlib
 from types import ModuleType
 
+from vq.analysis.bench.gaussian import measure_all
 from vq.analysis.environment import result, table, write_json
-from vq.analysis.gaussian import measure_all
 from vq.cli.common import add_common, apply_threads, progress
 from vq.codebooks import build
 from vq.codebooks.catalogue import CATALOGUE
@@ -76,9 +76,9 @@ def _case(text: str) -> tuple[int, int, int]:
 
 
 def _speed(args: argparse.Namespace) -> None:
-    from vq.analysis import bench_kmeans, bench_search
+    from vq.analysis.bench import kmeans, search
 
-    module = bench_search if args.kind == "search" else bench_kmeans
+    module = search if args.kind == "search" else kmeans
     cases = args.case or module.CASES
     done, close = progress(len(cases), args.kind, "case")
     count = iter(range(1, len(cases) + 3))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vq.analysis import bench_matmul as bench
+from vq.analysis.bench import matmul as bench
 from vq.analysis.environment import result, table, write_json
 from vq.cli.common import progress
 from vq.codebooks import build

@@ -249,7 +249,7 @@ def test_bits_count_the_bytes_on_disk(everything, llama, text, tmp_path):
 @pytest.mark.hf
 @pytest.mark.parametrize("name", ["all", "tables"])
 def test_analysis_reads_the_same_matrices(name, everything, llama, text, tmp_path):
-    from vq.analysis.open import open_subject
+    from vq.analysis.files.open import open_subject
 
     output = everything.output
     if name != "all":
