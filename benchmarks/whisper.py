@@ -28,7 +28,7 @@ from vq.compressors.calibration.speech import (
     sound_files,
     speech_windows,
 )
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.files.source import open_source
 
 ROWS = {

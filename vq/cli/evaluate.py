@@ -153,7 +153,7 @@ def _show(
 
 def _size(name: str) -> dict[str, Any]:
     """Bits and bytes, where the model is a folder of safetensors or one file."""
-    from vq.compressors.files.size import measure_size
+    from vq.compressors.checkpoint.size import measure_size
 
     path = Path(name)
     if path.is_dir():

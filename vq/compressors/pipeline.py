@@ -18,10 +18,10 @@ from vq.compressors.calibration.hessian import my_windows
 from vq.compressors.calibration.samples import Calibration, Samples, TokenWeights, read_samples
 from vq.compressors.calibration.texts import digest
 from vq.compressors.calibration.whole import run_whole
-from vq.compressors.files.checkpoint import FORMAT_VERSION, assemble, check_output, publish
+from vq.compressors.checkpoint.embeddings import NoEmbeddings, pack_embeddings
+from vq.compressors.checkpoint.folder import FORMAT_VERSION, assemble, check_output, publish
 from vq.compressors.files.source import ModelSource, open_source
 from vq.compressors.files.workfolder import WorkFolder
-from vq.compressors.layers.pack_embedding import NoEmbeddings, pack_embeddings
 from vq.compressors.options import KEEP, CompressOptions
 from vq.compressors.planning.stage import planned
 from vq.compressors.ranks import TIMEOUT, Ranks, join

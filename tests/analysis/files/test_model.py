@@ -11,7 +11,7 @@ from vq.analysis.files.open import open_subject
 from vq.analysis.files.packed import rotate
 from vq.analysis.measures.weights import kurtosis, rank_correlation
 from vq.analysis.pipeline import analyze
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.loading import load
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress

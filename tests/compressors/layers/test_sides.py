@@ -14,15 +14,15 @@ import torch
 
 import vq
 from vq.codebooks import build
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.files.tensorfile import read_header
 from vq.compressors.layers.linear import QuantizedLinear
-from vq.compressors.layers.packing import from_parts, pack, parts
 from vq.compressors.layers.sides import SIDES, Sides, scale_rows
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
 from vq.compressors.rounding.block import derived_seed
 from vq.compressors.rounding.options import LowRankOptions, OutlierOptions, TableOptions
+from vq.compressors.rounding.packing import from_parts, pack, parts
 from vq.compressors.rounding.round import RoundingOptions, restore, round_matrices
 from vq.errors import VqError
 

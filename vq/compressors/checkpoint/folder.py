@@ -9,12 +9,12 @@ from typing import Any
 
 import vq
 from vq.compressors.calibration.samples import Samples
-from vq.compressors.files.shelf import SHARED, Shelf
 from vq.compressors.files.source import INDEX, SINGLE, ModelSource
 from vq.compressors.files.tensorfile import Pending, pending, read_header, write_json, write_tensors
 from vq.compressors.files.workfolder import WorkFolder
 from vq.compressors.options import CompressOptions
 from vq.compressors.report import experts_of, left_alone
+from vq.compressors.rounding.shelf import SHARED, Shelf
 from vq.compressors.structure.experts import fused_of
 from vq.compressors.structure.skeleton import Skeleton
 from vq.errors import VqError

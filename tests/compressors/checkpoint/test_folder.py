@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, safe_open
 
 import vq
-from vq.compressors.files.checkpoint import _natural, publish
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.folder import _natural, publish
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from vq.codebooks import Codebook
-from vq.compressors.files.checkpoint import _write_shards
-from vq.compressors.files.shelf import SHARED, fitted
+from vq.compressors.checkpoint.folder import _write_shards
 from vq.compressors.files.source import INDEX, weight_files
 from vq.compressors.files.tensorfile import Pending, pending, read_header, write_json
 from vq.compressors.layers.linear import header_for
-from vq.compressors.layers.packing import pack, parts
 from vq.compressors.options import CompressOptions
 from vq.compressors.rounding.block import derived_seed
+from vq.compressors.rounding.packing import pack, parts
 from vq.compressors.rounding.round import RoundedMatrix, RoundingOptions, round_matrices
+from vq.compressors.rounding.shelf import SHARED, fitted
 from vq.errors import VqError
 from vq.kernels.formats import PANELS
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.size import measure_size
 from vq.errors import VqError
 
 

@@ -1,0 +1,5 @@
+"""The compressed folder at the end of the pipeline.
+
+``folder`` assembles it from finished blocks and checks one before it is loaded, ``embeddings`` packs embeddings and
+head of a folder, and ``size`` counts its bytes. ``older`` reads packed weights of earlier layouts.
+"""
