@@ -330,6 +330,8 @@ class _Run:
                 activations.hidden = later
             else:
                 activations.advance(block, index, name)
+        if activations is not None:
+            activations.forget()
         self.skeleton.empty(block)
         self._done(index, started, result)
 

@@ -16,6 +16,7 @@ from vq.compressors.calibration.hessian import (
     collect_hessians,
     group_by_input,
 )
+from vq.compressors.calibration.settled import Settled
 from vq.compressors.structure.skeleton import Skeleton, first
 from vq.errors import VqError
 
@@ -56,12 +57,22 @@ class Activations:
     calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]]
     start: int = 0
     outputs: int | None = None
+    settled: Settled = field(default_factory=Settled, repr=False)
 
     def run(self, block: nn.Module, index: int, window: int) -> Tensor:
         """Output of a block for a window."""
         args, kwargs = self.calls[index - self.start][window]
+        self.settled.turn(window)
         with torch.no_grad():
             return first(block(self.hidden[window], *args, **kwargs))
+
+    def settle(self, part: nn.Module) -> None:
+        """Run a part of the block at work once more for each window, then no more until ``forget``."""
+        self.settled.add(part, 2 * self.hidden[0].numel() if self.hidden else 0)
+
+    def forget(self) -> None:
+        """Run all of the block again."""
+        self.settled.clear()
 
     def runs(self, block: nn.Module, index: int) -> list[Callable[[], Any]]:
         """One call a window, each of which runs the block on it."""
