@@ -9,10 +9,7 @@ of the model's predictions in each mode from those in float mode.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
 
 import torch
 

@@ -14,8 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
-
 import torch
 from tqdm import tqdm
 

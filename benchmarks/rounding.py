@@ -12,7 +12,6 @@ can do: below 1 the extra bytes are better spent here than on more bits.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -102,10 +101,6 @@ class _Enough(Exception):
 
 def collect(model: str, calibration: str, layers: list[str], windows: int, seed: int) -> dict:
     """Weights and Hessians of some layers."""
-    here = Path(
-        __file__
-    ).parent  # holds a tokenizers.py, which is not the one that transformers wants
-    sys.path = [path for path in sys.path if Path(path).resolve() != here.resolve()]
     from transformers import AutoModelForCausalLM
 
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

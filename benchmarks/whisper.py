@@ -10,13 +10,10 @@ writes, so the original scores 0 errors by definition.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
 
 import torch
 

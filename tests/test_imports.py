@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,13 @@ def test_transformers_imports_in_the_repository_root():
     pytest.importorskip("transformers")
     found = python("from transformers import LlamaForCausalLM; print(LlamaForCausalLM.__name__)")
     assert found.stdout.split() == ["LlamaForCausalLM"], found.stderr
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
+def test_no_script_hides_a_package(folder):
+    """A script's folder comes first in ``sys.path``, so it would be imported in the package's place."""
+    scripts = {path.stem for path in (ROOT / folder).glob("*.py")}
+    assert scripts and scripts & packages_distributions().keys() == set()
 
 
 def test_root_folders_hold_no_python_package():

@@ -1,10 +1,10 @@
 """Do codebooks collapse, what cures it, and what does a trained tokenizer gain over codecs without a network?
 
-python benchmarks/tokenizers.py toy --json benchmarks/results/tokenizers_toy.json
-python benchmarks/tokenizers.py matrix --data PHOTOS --json benchmarks/results/tokenizers_matrix.json
-python benchmarks/tokenizers.py matrix --data PHOTOS --rows vq vq-warm --entries 4096 --seeds 0 1 2 --json ...
-python benchmarks/tokenizers.py speech RUN --data SPEECH --json benchmarks/results/tokenizers_speech.json
-python benchmarks/tokenizers.py image RUN --data PHOTOS --json benchmarks/results/tokenizers_image.json
+python benchmarks/train_tokenizers.py toy --json benchmarks/results/tokenizers_toy.json
+python benchmarks/train_tokenizers.py matrix --data PHOTOS --json benchmarks/results/tokenizers_matrix.json
+python benchmarks/train_tokenizers.py matrix --data PHOTOS --rows vq vq-warm --entries 4096 --seeds 0 1 2 --json ...
+python benchmarks/train_tokenizers.py speech RUN --data SPEECH --json benchmarks/results/tokenizers_speech.json
+python benchmarks/train_tokenizers.py image RUN --data PHOTOS --json benchmarks/results/tokenizers_image.json
 
 toy and matrix add to their JSON cell by cell and pass over the cells that are there, so that they can be run in
 pieces. matrix writes a plot beside its JSON. speech and image measure a run of `vq train` on the files that it held
@@ -12,20 +12,14 @@ out of the same folder, and fit the baselines on the others.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+import tokenizer_compare
+import tokenizer_matrix
+import tokenizer_toy
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-import tokenizer_compare  # noqa: E402  (beside this file)
-import tokenizer_matrix  # noqa: E402
-import tokenizer_toy  # noqa: E402
-
-# This file has the name of a package that transformers imports.
-sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE]
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
