@@ -14,8 +14,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
-from vq.compressors.checkpoint.folder import FORMAT_VERSION
 from vq.compressors.checkpoint.older import adopt_stored
+from vq.compressors.checkpoint.shards import FORMAT_VERSION
 from vq.compressors.files.tensorfile import read_header
 from vq.compressors.layers.embedding import put_embedding
 from vq.compressors.layers.linear import QuantizedLinear

@@ -19,7 +19,8 @@ from vq.compressors.calibration.samples import Calibration, Samples, TokenWeight
 from vq.compressors.calibration.texts import digest
 from vq.compressors.calibration.whole import run_whole
 from vq.compressors.checkpoint.embeddings import NoEmbeddings, pack_embeddings
-from vq.compressors.checkpoint.folder import FORMAT_VERSION, assemble, check_output, publish
+from vq.compressors.checkpoint.folder import assemble, check_output, publish
+from vq.compressors.checkpoint.shards import FORMAT_VERSION
 from vq.compressors.files.source import ModelSource, open_source
 from vq.compressors.files.workfolder import WorkFolder
 from vq.compressors.options import KEEP, CompressOptions

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file, safe_open
 
 import vq
-from vq.compressors.checkpoint.folder import _natural, publish
+from vq.compressors.checkpoint.folder import publish
+from vq.compressors.checkpoint.shards import natural
 from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
@@ -129,7 +130,7 @@ def test_shards(llama, text, tmp_path, done):
 
 
 def test_order_of_names_counts_numbers():
-    assert sorted(["l.10", "l.9"], key=_natural) == ["l.9", "l.10"]
+    assert sorted(["l.10", "l.9"], key=natural) == ["l.9", "l.10"]
 
 
 def test_publish_replaces_as_a_whole(tmp_path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vq.codebooks import Codebook
-from vq.compressors.checkpoint.folder import _write_shards
+from vq.compressors.checkpoint.shards import write_shards
 from vq.compressors.files.source import INDEX, weight_files
 from vq.compressors.files.tensorfile import Pending, pending, read_header, write_json
 from vq.compressors.layers.linear import header_for
@@ -36,7 +36,7 @@ _ID = "embeddings"  # of the codebook
 def pack_embeddings(
     folder: Path, model: nn.Module, options: CompressOptions, max_shard_bytes: int
 ) -> dict[str, Any]:
-    """Pack the embeddings of a folder that ``checkpoint.assemble`` wrote, and a head that is not among its layers.
+    """Pack the embeddings of a folder that ``folder.assemble`` wrote, and a head that is not among its layers.
 
     Rows are rounded to the nearest codes: each row is as important as its token. A tied head takes the codes of the
     embeddings; one of its own is packed with the same codebook.
@@ -77,10 +77,22 @@ def pack_embeddings(
     kept = {n: t for n, t in tensors.items() if not n.startswith(f"{SHARED}.{_ID}.")}
     report["embeddings"] = {"layers": reports, "bytes": moved}
     report["totals"]["other_bytes"] -= sum(r.pop("dense_bytes") for r in reports.values())
+    _replace(folder, {**kept, **packed, **shared}, config, report, max_shard_bytes)
+    return report
+
+
+def _replace(
+    folder: Path,
+    tensors: dict[str, Pending],
+    config: dict[str, Any],
+    report: dict[str, Any],
+    max_shard_bytes: int,
+) -> None:
+    """Write a folder anew, and put it in the place of the old one; the report learns of its files."""
     new = folder.with_name(folder.name + "-embeddings")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    report["files"] = _write_shards(new, {**kept, **packed, **shared}, max_shard_bytes)
+    report["files"] = write_shards(new, tensors, max_shard_bytes)
     for path in folder.iterdir():
         if path.suffix != ".safetensors" and path.name not in (INDEX, "config.json"):
             shutil.copyfile(path, new / path.name)
@@ -88,7 +100,6 @@ def pack_embeddings(
     write_json(new / "compression.json", report)
     shutil.rmtree(folder)
     new.rename(folder)
-    return report
 
 
 def _modules(model: nn.Module, stored: set[str]) -> tuple[str, str | None, bool]:

@@ -1,16 +1,16 @@
-"""Writing a compressed model as a Hugging Face folder, and checking one before it is loaded."""
+"""Writing a compressed model as a Hugging Face folder, and putting it in its place."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import vq
 from vq.compressors.calibration.samples import Samples
-from vq.compressors.files.source import INDEX, SINGLE, ModelSource
-from vq.compressors.files.tensorfile import Pending, pending, read_header, write_json, write_tensors
+from vq.compressors.checkpoint.shards import FORMAT_VERSION, write_shards
+from vq.compressors.files.source import INDEX, ModelSource
+from vq.compressors.files.tensorfile import Pending, pending, read_header, write_json
 from vq.compressors.files.workfolder import WorkFolder
 from vq.compressors.options import CompressOptions
 from vq.compressors.report import experts_of, left_alone
@@ -19,8 +19,6 @@ from vq.compressors.structure.experts import fused_of
 from vq.compressors.structure.skeleton import Skeleton
 from vq.errors import VqError
 
-FORMAT_VERSION = 1
-METADATA = {"format": "pt", "vq_format": "vq-checkpoint", "vq_format_version": str(FORMAT_VERSION)}
 REPORT = "compression.json"
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*")
 _NOT_COPIED = {"config.json", INDEX, REPORT, "adapter_config.json"}
@@ -66,7 +64,7 @@ def assemble(
     plain = _plain(source, skeleton, set(layers)) | tuned
     report = {
         **_report(layers, {**packed, **shared}, plain, options),
-        "files": _write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes),
+        "files": write_shards(folder, {**plain, **packed, **shared}, max_shard_bytes),
         "coverage": round(skeleton.coverage(set(layers)), 6),
         "left_alone": left_alone(skeleton, set(layers)),
         "calibration": None if samples is None else samples.summary,
@@ -170,38 +168,6 @@ def quantization_config(
         "rounding": options.rounding,
         **options.sides(),
     }
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which layer 2 comes before layer 10."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
-
-
-def _write_shards(
-    folder: Path, tensors: dict[str, Pending], max_shard_bytes: int
-) -> dict[str, dict[str, int]]:
-    """Weight files and, for several, their index; returns bytes and checksum of each."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name in sorted(tensors, key=_natural):
-        if shards[-1] and size + tensors[name].size > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += tensors[name].size
-    files: dict[str, dict[str, int]] = {}
-    where: dict[str, str] = {}
-    for number, names in enumerate(shards, 1):
-        file = (
-            SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        )
-        crc = write_tensors(folder / file, {n: tensors[n] for n in names}, METADATA)
-        files[file] = {"bytes": (folder / file).stat().st_size, "crc32": crc}
-        where.update(dict.fromkeys(names, file))
-    if len(shards) > 1:
-        total = sum(item.size for item in tensors.values())
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
-    return files
 
 
 def _copy_others(source: Path, folder: Path) -> None:
