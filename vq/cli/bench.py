@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from types import ModuleType
+from typing import Any
 
 from vq.analysis.bench.gaussian import measure_all
 from vq.analysis.environment import result, table, write_json
@@ -85,13 +86,20 @@ def _speed(args: argparse.Namespace) -> None:
     options = {} if args.rounds is None else {"rounds": args.rounds}
     rows = module.measure(cases, seed=args.seed, done=lambda _: done(next(count)), **options)
     close()
+    headers = list(rows[0])
+    _show(args, rows, headers, [[_cell(row[key]) for key in headers] for row in rows])
+
+
+def _show(
+    args: argparse.Namespace, rows: list[dict[str, Any]], headers: list[str], cells: list[list[str]]
+) -> None:
+    """Write the JSON, and print a table unless that is where the JSON goes."""
     data = result(rows, args.seed)
     if args.json:
         write_json(data, args.json)
     if args.json != "-":
         print(f"{data['machine']['cpu']}, {data['threads']} threads, seed {args.seed}")
-        headers = list(rows[0])
-        print(table(headers, [[_cell(row[key]) for key in headers] for row in rows]))
+        print(table(headers, cells))
 
 
 def _cell(value: float | str | None) -> str:
@@ -106,19 +114,14 @@ def _gaussian(args: argparse.Namespace) -> None:
     count = iter(range(1, len(specs) + 1))
     rows = measure_all(specs, args.samples, args.seed, lambda _: done(next(count)))
     close()
-    data = result(rows, args.seed)
-    if args.json:
-        write_json(data, args.json)
-    if args.json != "-":
-        print(f"{data['machine']['cpu']}, {data['threads']} threads, seed {args.seed}")
-        cells = [
-            [
-                row["codebook"],
-                f"{row['rate']:g}",
-                f"{row['mse']:.5f}",
-                f"{4 ** -row['rate']:.5f}",
-                f"{row['gap_db']:.2f}",
-            ]
-            for row in rows
+    cells = [
+        [
+            row["codebook"],
+            f"{row['rate']:g}",
+            f"{row['mse']:.5f}",
+            f"{4 ** -row['rate']:.5f}",
+            f"{row['gap_db']:.2f}",
         ]
-        print(table(["codebook", "rate", "MSE", "limit", "gap dB"], cells))
+        for row in rows
+    ]
+    _show(args, rows, ["codebook", "rate", "MSE", "limit", "gap dB"], cells)
