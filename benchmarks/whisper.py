@@ -19,14 +19,11 @@ import torch
 
 import vq
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.calibration.speech import (
-    open_listener,
-    score_speech,
-    sound_files,
-    speech_windows,
-)
+from vq.compressors.calibration.sounds import sound_files
+from vq.compressors.calibration.speech import open_listener, speech_windows
 from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.files.source import open_source
+from vq.compressors.scores.speech import score_speech
 
 ROWS = {
     "scalar, nearest, 2 bits": ("scalar(bits=2)", "nearest"),
