@@ -143,6 +143,7 @@ def _builder(seed: int) -> Any:
     kept: dict[tuple[str, int, int], QuantizedLinear] = {}
 
     def copies(spec: str, out: int, width: int, count: int) -> list[bench.Layer]:
+        """So many layers of equal codes, each at addresses of its own."""
         key = (spec, out, width)
         if key not in kept:
             kept.clear()

@@ -86,6 +86,7 @@ def _vq(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
 
 
 def _faiss(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor] | None:
+    """Lloyd's iterations by faiss, from the same start; None where it is not installed."""
     try:
         faiss = importlib.import_module("faiss")
     except ImportError:
@@ -107,6 +108,7 @@ def _faiss(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor] | 
 
 
 def _sklearn(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor] | None:
+    """The same by scikit-learn; None where it is not installed."""
     try:
         cluster = importlib.import_module("sklearn.cluster")
     except ImportError:
@@ -124,6 +126,8 @@ def _sklearn(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor] 
 
 
 def _torch(x: Tensor, start: Tensor, iterations: int) -> Callable[[], Tensor]:
+    """The same in plain torch, by a whole matrix of distances."""
+
     def run() -> Tensor:
         table = start
         for _ in range(iterations):

@@ -239,15 +239,17 @@ def _calls(
     """What is timed; call i reads copy i."""
 
     def torchs(matrices: list[Tensor]) -> Callable[[int], object]:
+        """A call of torch on copies of a dense matrix."""
         value = x.to(matrices[0].dtype)
         return lambda i: torch.nn.functional.linear(value, matrices[i % len(matrices)])
 
     def ours(mode: str) -> Callable[[int], object]:
-        apart = (
-            modes.index(mode) * len(layers) // len(modes)
-        )  # no mode finds in cache what another read
+        """A call of the packed layers in one activation mode."""
+        # no mode finds in cache what another read
+        apart = modes.index(mode) * len(layers) // len(modes)
 
         def call(i: int) -> object:
+            """Multiply by copy i, counted from a place of this mode's own."""
             layer = layers[(i + apart) % len(layers)]
             layer.mode = mode
             return layer(x)

@@ -122,6 +122,7 @@ def codes_of(array: np.ndarray, entries: tuple[int, ...] | None = None) -> Codes
     found = entries or tuple(max(int(row.max()) + 1, 2) for row in streams)
 
     def read() -> Iterator[Chunk]:
+        """All streams from the beginning, a piece at a time, with the places where items begin."""
         for start in range(0, streams.shape[1], _CHUNK):
             part = streams[:, start : start + _CHUNK]
             first = -(-start // each) * each

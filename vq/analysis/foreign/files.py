@@ -131,10 +131,13 @@ def _readers(file: Path) -> dict[str, Callable[[], Tensor]]:
 
 
 def _held(value: Tensor) -> Callable[[], Tensor]:
+    """A reader of what is in memory already."""
     return lambda: value
 
 
 def _stored(file: Path, name: str) -> Callable[[], Tensor]:
+    """A reader that opens the file when it is called."""
+
     def read() -> Tensor:
         with safe_open(file, framework="pt") as opened:
             tensor: Tensor = opened.get_tensor(name)

@@ -60,12 +60,14 @@ def vptq_layer(
     out = int(args["out_features"])
 
     def units() -> Tensor:
+        """The matrix before permutation and scale of its inputs, float32 ``(out, in)``."""
         values = main.matrix(out)
         if residual is not None:
             values = values + residual.matrix(out)
         return values if outlier is None else torch.cat([outlier.matrix(out), values], 1)
 
     def dense() -> Tensor:
+        """The matrix the layer multiplies by, float32 ``(out, in)``."""
         values = units()
         if f"{at}perm" in tensors:
             values = values[:, torch.argsort(_unsigned(tensors.get(f"{at}perm")))]

@@ -108,11 +108,13 @@ def aqlm_layer(tensors: Tensors, at: str) -> Packed:
     rows, across = stored.shape[:2]
 
     def units() -> Tensor:
+        """The matrix before its scales, float32 ``(out, in)``."""
         parts = [books[m].flatten(1)[codes[m]] for m in range(count)]
         blocks = torch.stack(parts).sum(0).reshape(rows, across, tall, wide)
         return blocks.transpose(1, 2).reshape(rows * tall, across * wide)
 
     def dense() -> Tensor:
+        """The matrix the layer multiplies by, float32 ``(out, in)``."""
         scales = tensors.floats(f"{at}scales")
         blocks = units().reshape(rows, tall, across, wide).transpose(1, 2) * scales
         return blocks.transpose(1, 2).reshape(rows * tall, across * wide)
@@ -144,6 +146,7 @@ def _codes(packed: list[Packed]) -> tuple[Codes, dict[str, Any]]:
     positions = max(len(row) for row in kept)
 
     def read() -> Iterator[Chunk]:
+        """All streams from the beginning, a piece at a time."""
         for start in range(0, positions, _CHUNK):
             width = min(_CHUNK, positions - start)
             part = np.full((len(kept), width), -1, np.int64)

@@ -58,9 +58,11 @@ def _score(columns: Tensor, target: Tensor, width: int, half: int) -> tuple[floa
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=40, line_search_fn="strong_wolfe")
 
     def logits(rows: Tensor) -> Tensor:
+        """Sums of the weights of a token's codes."""
         return torch.nn.functional.embedding_bag(rows, weight, mode="sum") + bias
 
     def closure() -> Tensor:
+        """Loss on the first half with its gradient, as L-BFGS asks for it."""
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(logits(columns[:half]), target[:half])
         loss = loss + weight.square().sum() * (0.05 / half)
