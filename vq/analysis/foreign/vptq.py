@@ -81,14 +81,18 @@ def vptq_layer(
     spec = f"VPTQ v{main.table.shape[2]}-k{main.table.shape[1]}"
     spec += "" if residual is None else f"-{residual.table.shape[1]}"
     layer = Layer(name, (out, int(args["in_features"])), spec, bits, {}, dense, units)
-    named = (("", main), ("residual", residual), ("outliers", outlier))
-    parts = [
-        (f"{name} {word} {book if len(each.table) > 1 else ''}".strip(), each.table[book],
-         each.codes[book].reshape(-1).numpy())
-        for word, each in named if each is not None
-        for book in range(len(each.table))
-    ]  # fmt: skip
-    return layer, parts
+    named = {"": main, "residual": residual, "outliers": outlier}
+    return layer, [row for word, part in named.items() for row in _tables(f"{name} {word}", part)]
+
+
+def _tables(name: str, part: Coded | None) -> list[tuple[str, Tensor, np.ndarray]]:
+    """Name, values and codes of each table of a part."""
+    if part is None:
+        return []
+    numbers = range(len(part.table)) if len(part.table) > 1 else [""]
+    names = [f"{name.strip()} {number}".strip() for number in numbers]
+    codes = [each.reshape(-1).numpy() for each in part.codes]
+    return list(zip(names, part.table, codes, strict=True))
 
 
 def _bits(tensors: Tensors, at: str) -> dict[str, int]:

@@ -35,26 +35,10 @@ def usage(subject: Subject, sections: Sequence[Section]) -> Iterator[Finding]:
     if collapsed:
         yield _collapse(collapsed)
     if dead:
-        worst = max(s.number("dead") or 0 for s in dead)
-        yield Finding(
-            "bad" if worst > 0.25 else "warn",
-            f"{span(dead, 'dead', '.0%')} of the entries{of(dead)} are dead.",
-            f"no token among N/K = {span(dead, 'tokens_per_entry', '.3g')} for each entry",
-            SMALLER,
-            "usage",
-            parts(dead),
-        )
-    judged = [s for s in few if s not in collapsed]
-    if judged:
-        yield Finding(
-            "note",
-            f"Too few tokens to judge unseen entries{of(judged)}.",
-            f"N/K = {span(judged, 'tokens_per_entry', '.2g')}: even use would show "
-            f"{span(judged, 'ceiling', '.0%')}, seen are {span(judged, 'used', '.0%')}",
-            MORE_TOKENS,
-            "usage",
-            parts(judged),
-        )
+        yield _dead(dead)
+    unjudged = [s for s in few if s not in collapsed]
+    if unjudged:
+        yield _unjudged(unjudged)
     healthy = [s for s in rest if s not in collapsed and s not in dead and s not in few]
     if healthy:
         yield _healthy(healthy)
@@ -89,6 +73,30 @@ def _collapse(sections: Sequence[Section]) -> Finding:
         f"were {span(sections, 'perplexity_cs', '.0f')}.",
         reason,
         REVIVE,
+        "usage",
+        parts(sections),
+    )
+
+
+def _dead(sections: Sequence[Section]) -> Finding:
+    worst = max(s.number("dead") or 0 for s in sections)
+    return Finding(
+        "bad" if worst > 0.25 else "warn",
+        f"{span(sections, 'dead', '.0%')} of the entries{of(sections)} are dead.",
+        f"no token among N/K = {span(sections, 'tokens_per_entry', '.3g')} for each entry",
+        SMALLER,
+        "usage",
+        parts(sections),
+    )
+
+
+def _unjudged(sections: Sequence[Section]) -> Finding:
+    return Finding(
+        "note",
+        f"Too few tokens to judge unseen entries{of(sections)}.",
+        f"N/K = {span(sections, 'tokens_per_entry', '.2g')}: even use would show "
+        f"{span(sections, 'ceiling', '.0%')}, seen are {span(sections, 'used', '.0%')}",
+        MORE_TOKENS,
         "usage",
         parts(sections),
     )
