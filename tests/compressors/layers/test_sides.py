@@ -1,6 +1,5 @@
 """Outliers, low-rank parts and own tables of packed layers: alone, and through a whole model."""
 
-import argparse
 import copy
 import os
 import shutil
@@ -389,27 +388,6 @@ def test_a_module_and_its_file(tmp_path):
     assert report.layers["0"]["bits_per_weight"] == pytest.approx(
         model[0].bits_per_weight, abs=1e-5
     )
-
-
-def test_settings_of_the_command_line():
-    from vq.cli.compress import add_arguments, read_options
-
-    def read(*words):
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return read_options(parser.parse_args(["m", "-o", "o", *words]))
-
-    options = read(
-        "--set", "polish=2", "outliers.share=0.01", "outliers.by=magnitude", "rotation=none"
-    )
-    assert options.outliers == {"share": 0.01, "by": "magnitude"}
-    assert (options.polish, options.rotation) == (2, "none")
-    with pytest.raises(VqError, match="--set polish: expected KEY=VALUE"):
-        read("--set", "polish")
-    with pytest.raises(VqError, match="seed is set by another option too"):
-        read("--seed", "1", "--set", "seed=2")
-    with pytest.raises(VqError, match="unknown key 'polisch'; .*polish"):
-        read("--set", "polisch=2")
 
 
 @pytest.mark.parametrize(
