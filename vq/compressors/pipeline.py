@@ -116,12 +116,7 @@ def compress(
     started = time.perf_counter()
     chosen = options or read_recipe(recipe)
     target = Path(output)
-    if chosen.windows and calibration is None:
-        raise VqError("calibration: expected text files (the recipe uses calibration), got none")
-    if token_weights is not None and chosen.token_weights != "none":
-        raise VqError("token_weights: given in the options and in the call; use one of them")
-    if max_shard_bytes < 1:
-        raise VqError(f"max_shard_bytes: expected a positive number, got {max_shard_bytes}")
+    _check_arguments(chosen, calibration is not None, token_weights is not None, max_shard_bytes)
     with join(timeout) as ranks:
         if ranks.first:
             check_output(target, overwrite)
@@ -146,6 +141,18 @@ def compress(
     warnings = [f"{change}: the last digits may differ from a run in one go" for change in changed]
     warnings += [*run.notes, *warnings_of(report, chosen)]
     return CompressReport(target, report, seconds, resumed, warnings)
+
+
+def _check_arguments(
+    options: CompressOptions, calibration: bool, token_weights: bool, max_shard_bytes: int
+) -> None:
+    """Raise VqError for arguments of ``compress`` that do not go together."""
+    if options.windows and not calibration:
+        raise VqError("calibration: expected text files (the recipe uses calibration), got none")
+    if token_weights and options.token_weights != "none":
+        raise VqError("token_weights: given in the options and in the call; use one of them")
+    if max_shard_bytes < 1:
+        raise VqError(f"max_shard_bytes: expected a positive number, got {max_shard_bytes}")
 
 
 def _open(model: str | Path, work: WorkFolder, ranks: Ranks) -> ModelSource:
