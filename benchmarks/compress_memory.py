@@ -17,8 +17,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
-
 from vq.analysis.environment import result, table, write_json
 
 SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8}
@@ -50,7 +48,7 @@ def make(folder: Path, blocks: int, sizes: dict, seed: int) -> Path:
     import torch
     import transformers
 
-    from vq.compressors.tensorfile import Pending, write_tensors
+    from vq.compressors.files.tensorfile import Pending, write_tensors
 
     config = transformers.LlamaConfig(
         num_hidden_layers=blocks,

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from vq.analysis.bench_matmul import copies_of
+from vq.analysis.bench.matmul import copies_of
 from vq.analysis.environment import result, table, write_json
 from vq.cli.bench_matmul import random_layer
 from vq.cli.common import progress
 from vq.codebooks import build
-from vq.compressors.linear import QuantizedLinear
+from vq.compressors.layers.linear import QuantizedLinear
 
 FORMATS = (
     "trellis(bits=2, memory=12, code=hash)",

@@ -14,18 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
-
 import torch
 from tqdm import tqdm
 
 import vq
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.evaluate import text_windows
-from vq.compressors.linear import QuantizedLinear
-from vq.compressors.plan import Planner
-from vq.compressors.plan_stage import find_sensitivities
-from vq.compressors.source import open_source
+from vq.compressors.files.source import open_source
+from vq.compressors.layers.linear import QuantizedLinear
+from vq.compressors.planning.plan import Planner
+from vq.compressors.planning.stage import find_sensitivities
+from vq.compressors.scores.evaluate import text_windows
 
 CODEBOOKS = [f"trellis(bits={bits}, memory=8, code=hash)" for bits in (2, 2.5, 3, 3.5)]
 
@@ -90,6 +88,25 @@ def equal_plan(planner: Planner, generator: torch.Generator, budget: int) -> dic
     return plan
 
 
+def candidates(
+    planner: Planner, count: int, generator: torch.Generator
+) -> list[tuple[str, dict[str, str]]]:
+    """Random plans of both kinds, and at two sizes the best one beside a plain one, each with its kind."""
+    names = [layer.layer for layer in planner.findings.layers]
+    middle = planner.forecast(planner.uniform(CODEBOOKS[1])).bytes
+    between = (planner.forecast(planner.uniform(CODEBOOKS[0])).bytes + middle) // 2
+    mixed = planner.mixture(between)
+    assert mixed is not None
+    plans = [("free", free_plan(names, generator)) for _ in range(count)]
+    plans += [("equal", equal_plan(planner, generator, middle)) for _ in range(count)]
+    plans += [("planned", planner.plan(between).codebooks), ("even mixture", mixed)]
+    plans += [
+        ("planned", planner.plan(middle).codebooks),
+        ("uniform", planner.uniform(CODEBOOKS[1])),
+    ]
+    return plans
+
+
 def spearman(a: list[float], b: list[float]) -> float:
     """Rank correlation."""
     ranks = torch.stack([torch.tensor(x).argsort().argsort().double() for x in (a, b)])
@@ -114,19 +131,7 @@ def main() -> None:
         findings = find_sensitivities(source, args.calibration, every=args.every, seed=args.seed)
         held = {s: compressed(args, s, args.keep or Path(temporary)) for s in CODEBOOKS}
     planner = Planner(findings, CODEBOOKS)
-    generator = torch.Generator().manual_seed(args.seed)
-    names = [layer.layer for layer in findings.layers]
-    middle = planner.forecast(planner.uniform(CODEBOOKS[1])).bytes
-    between = (planner.forecast(planner.uniform(CODEBOOKS[0])).bytes + middle) // 2
-    mixed = planner.mixture(between)
-    assert mixed is not None
-    plans = [("free", free_plan(names, generator)) for _ in range(args.plans)]
-    plans += [("equal", equal_plan(planner, generator, middle)) for _ in range(args.plans)]
-    plans += [("planned", planner.plan(between).codebooks), ("even mixture", mixed)]
-    plans += [
-        ("planned", planner.plan(middle).codebooks),
-        ("uniform", planner.uniform(CODEBOOKS[1])),
-    ]
+    plans = candidates(planner, args.plans, torch.Generator().manual_seed(args.seed))
     judge, rows = Judge(args), []
     for kind, plan in tqdm(plans, desc="plans"):
         forecast = planner.forecast(plan)

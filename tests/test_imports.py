@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
+import types
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ ALLOWED = {
     "analysis": {"codebooks"},
     "cli": {"codebooks", "quantizers", "compressors", "tokenizers", "kernels", "analysis"},
 }
-EVERYWHERE = {"errors", "_data_files", "_files", "__version__"}
+EVERYWHERE = {"errors", "_data_files", "_files", "_lazy", "__version__"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -64,7 +67,16 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("statement", ["import vq", "import vq.codebooks", "import vq.cli.main"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import vq",
+        "import vq.codebooks",
+        "import vq.compressors",
+        "import vq.analysis",
+        "import vq.cli.main",
+    ],
+)
 def test_imports_are_light(statement):
     found = python(f"{statement}, sys; print(*(m for m in {HEAVY!r} if m in sys.modules))")
     assert found.returncode == 0, found.stderr
@@ -84,15 +96,23 @@ def test_transformers_imports_in_the_repository_root():
     assert found.stdout.split() == ["LlamaForCausalLM"], found.stderr
 
 
+@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
+def test_no_script_hides_a_package(folder):
+    """A script's folder comes first in ``sys.path``, so it would be imported in the package's place."""
+    scripts = {path.stem for path in (ROOT / folder).glob("*.py")}
+    assert scripts and scripts & packages_distributions().keys() == set()
+
+
 def test_root_folders_hold_no_python_package():
     for name in ("codebooks", "tokenizers", "compressors", "kernels"):
         assert not list((ROOT / name).rglob("*.py"))
 
 
-def test_public_names_exist():
-    import vq
-
-    for name in vq.__all__:
-        assert getattr(vq, name) is not None and name in dir(vq)
+@pytest.mark.parametrize("package", ["vq", "vq.compressors", "vq.analysis"])
+def test_public_names_exist(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None and name in dir(module)
+        assert not isinstance(getattr(module, name), types.ModuleType), "hidden by a module"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = vq.nothing
+        _ = module.nothing

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 import vq
-from vq.compressors.embedding import QuantizedEmbedding
-from vq.compressors.experts import UnfusedExperts
-from vq.compressors.linear import QuantizedLinear
+from vq.compressors.calibration.calibrate import Activations
+from vq.compressors.layers.embedding import QuantizedEmbedding
+from vq.compressors.layers.linear import QuantizedLinear
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
+from vq.compressors.structure.experts import UnfusedExperts
+from vq.compressors.tuning.closed import Inputs
 from vq.errors import VqError
 
 pytestmark = pytest.mark.hf
@@ -218,6 +220,16 @@ def test_trellis_with_some_layers_kept(name, squeeze):
     torch.testing.assert_close(logits(model, name), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", list(KINDS))
+def test_compensation_may_keep_what_earlier_runs_gave(name, squeeze, contents, monkeypatch):
+    options = replace(FAST, tuning={"compensate": True})
+    _, quick = squeeze(name, options)
+    monkeypatch.setattr(Activations, "settle", lambda self, part: None)
+    monkeypatch.setattr(Inputs, "take", lambda self, name: None)
+    _, slow = squeeze(name, options, "slow")
+    assert contents(quick.output) == contents(slow.output)
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "t5", "whisper"])
 def test_generate(name, squeeze):
     _, result = squeeze(name)
@@ -232,7 +244,7 @@ def experts_modules(model):
 
 
 def test_experts_are_reported_and_unseen_ones_rounded_without_a_hessian(squeeze, monkeypatch):
-    from vq.compressors import experts as surgery
+    from vq.compressors.structure import experts as surgery
 
     usual = surgery.UnfusedExperts.forward
 
@@ -301,7 +313,7 @@ def test_an_interrupted_run_of_two_stacks_ends_with_the_same_bytes(done, squeeze
 
 def test_the_decoder_sees_the_quantized_encoder(squeeze, monkeypatch):
     """What the decoder is given in calibration equals what the finished encoder gives."""
-    from vq.compressors.quantize import BlockQuantizer
+    from vq.compressors.rounding.block import BlockQuantizer
 
     seen = []
     usual = BlockQuantizer.quantize
@@ -344,7 +356,7 @@ def test_blocks_that_are_no_chain_are_run_in_the_whole_model(
 ):
     from transformers.models.llama import modeling_llama
 
-    from vq.compressors.quantize import BlockQuantizer
+    from vq.compressors.rounding.block import BlockQuantizer
 
     monkeypatch.setattr(modeling_llama.LlamaModel, "forward", skipping)
     seen = []

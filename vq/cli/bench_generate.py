@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vq.analysis.bench_generate import measure
+from vq.analysis.bench.generate import measure
 from vq.analysis.environment import result, table, write_json
 from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.models import open_model
@@ -69,7 +69,7 @@ def _original(args: argparse.Namespace, dtype: torch.dtype) -> Any:
         return open_model(args.reference, dtype=str(dtype).removeprefix("torch."))[0]
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from vq.compressors.load import is_compressed
+    from vq.compressors.loading import is_compressed
 
     folder = Path(args.model)
     if not folder.is_dir() or not is_compressed(folder):

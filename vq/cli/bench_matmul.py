@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vq.analysis import bench_matmul as bench
+from vq.analysis.bench import matmul as bench
 from vq.analysis.environment import result, table, write_json
 from vq.cli.common import progress
 from vq.codebooks import build
@@ -138,11 +138,12 @@ def _force(isa: str | None) -> str | None:
 
 def _builder(seed: int) -> Any:
     """Makes copies of a layer of random codes; the last one is kept, since it is asked for twice."""
-    from vq.compressors.linear import QuantizedLinear
+    from vq.compressors.layers.linear import QuantizedLinear
 
     kept: dict[tuple[str, int, int], QuantizedLinear] = {}
 
     def copies(spec: str, out: int, width: int, count: int) -> list[bench.Layer]:
+        """So many layers of equal codes, each at addresses of its own."""
         key = (spec, out, width)
         if key not in kept:
             kept.clear()
@@ -168,7 +169,7 @@ def random_layer(codebook: Codebook, out: int, width: int, seed: int) -> Any:
         width: columns.
         seed: of codes, scales and signs.
     """
-    from vq.compressors.linear import QuantizedLinear
+    from vq.compressors.layers.linear import QuantizedLinear
 
     generator = torch.Generator().manual_seed(seed)
     if not codebook.fitted:
