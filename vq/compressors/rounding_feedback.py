@@ -56,7 +56,7 @@ def block_ldl(metric: Tensor, block: int, damping: float) -> tuple[Tensor, float
         ValueError: if no damping up to 1000 helps (the matrix is not a Hessian).
     """
     n = metric.shape[0]
-    _, factor, used = damp(metric, damping)
+    factor, used = damp(metric, damping)[1:]
     columns = factor.reshape(n, n // block, block).permute(1, 0, 2)
     index = torch.arange(n // block)
     diagonal = factor.reshape(n // block, block, n // block, block)[index, :, index, :]
@@ -73,13 +73,12 @@ def damp(metric: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
     Raises:
         ValueError: if no damping up to 1000 helps (the matrix is not a Hessian).
     """
-    n = metric.shape[0]
-    mean = metric.diagonal().mean().clamp_min(1e-20)
-    base, used = metric / mean, damping
+    mean, used = metric.diagonal().mean().clamp_min(1e-20), damping
     while used <= 1000:
-        damped = base + used * torch.eye(n)
+        damped = metric / mean
+        damped.diagonal().add_(used)
         factor, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0 and bool(torch.isfinite(factor).all()):
+        if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
             return damped, factor, used
         used *= 10
     raise ValueError("the Hessian is not positive semidefinite; even damping 1000 did not help")

@@ -150,6 +150,8 @@ class Group:
         """The Hessian of whole tiles; padding has nothing to do with the rest."""
         width = metric.shape[0]
         whole = width + -width % self.tile[1]
+        if whole == width:
+            return metric
         padded = torch.eye(whole) * metric.diagonal().mean()
         padded[:width, :width] = metric
         return padded
