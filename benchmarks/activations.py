@@ -18,10 +18,10 @@ import torch
 
 import vq
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.embedding import QuantizedEmbedding
-from vq.compressors.evaluate import text_windows
-from vq.compressors.linear import QuantizedLinear
-from vq.compressors.load import set_mode
+from vq.compressors.layers.embedding import QuantizedEmbedding
+from vq.compressors.layers.linear import QuantizedLinear
+from vq.compressors.loading import set_mode
+from vq.compressors.scores.evaluate import text_windows
 from vq.kernels.hadamard import hadamard
 
 MODES = ("int15", "int8")

@@ -76,7 +76,7 @@ def make(folder: Path, blocks: int, sizes: dict, seed: int) -> Path:
     import torch
     import transformers
 
-    from vq.compressors.tensorfile import Pending, write_tensors
+    from vq.compressors.files.tensorfile import Pending, write_tensors
 
     config = transformers.LlamaConfig(
         num_hidden_layers=blocks,

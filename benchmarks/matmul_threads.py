@@ -17,7 +17,7 @@ from vq.analysis.environment import result, table, write_json
 from vq.cli.bench_matmul import random_layer
 from vq.cli.common import progress
 from vq.codebooks import build
-from vq.compressors.linear import QuantizedLinear
+from vq.compressors.layers.linear import QuantizedLinear
 
 FORMATS = (
     "trellis(bits=2, memory=12, code=hash)",

@@ -37,6 +37,7 @@ from peer_layers import PEERS, Peer  # noqa: E402
 
 OURS = (
     "trellis(bits=2, memory=12, code=hash)",
+    "trellis(bits=2, memory=12, code=hash, levels=16)",
     "e8p",
     "additive(stages=2, dim=8, entries=256)",
     "kmeans(dim=4, entries=256)",

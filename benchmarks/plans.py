@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 import vq
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.evaluate import text_windows
-from vq.compressors.linear import QuantizedLinear
-from vq.compressors.plan import Planner
-from vq.compressors.plan_stage import find_sensitivities
-from vq.compressors.source import open_source
+from vq.compressors.files.source import open_source
+from vq.compressors.layers.linear import QuantizedLinear
+from vq.compressors.planning.plan import Planner
+from vq.compressors.planning.stage import find_sensitivities
+from vq.compressors.scores.evaluate import text_windows
 
 CODEBOOKS = [f"trellis(bits={bits}, memory=8, code=hash)" for bits in (2, 2.5, 3, 3.5)]
 

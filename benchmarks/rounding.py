@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.packing import pack
-from vq.compressors.rounding import RoundingOptions, round_matrices
-from vq.compressors.rounding_options import LowRankOptions, OutlierOptions, TableOptions
-from vq.compressors.shelf import fitted
-from vq.compressors.texts import choose_windows, load_tokenizer, read_texts, tokenize
+from vq.compressors.calibration.texts import choose_windows, load_tokenizer, read_texts, tokenize
+from vq.compressors.files.shelf import fitted
+from vq.compressors.layers.packing import pack
+from vq.compressors.rounding.options import LowRankOptions, OutlierOptions, TableOptions
+from vq.compressors.rounding.round import RoundingOptions, round_matrices
 
 LAYERS = (
     "model.layers.1.self_attn.k_proj",

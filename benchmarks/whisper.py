@@ -22,9 +22,14 @@ import torch
 
 import vq
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.size import measure_size
-from vq.compressors.source import open_source
-from vq.compressors.speech import open_listener, score_speech, sound_files, speech_windows
+from vq.compressors.calibration.speech import (
+    open_listener,
+    score_speech,
+    sound_files,
+    speech_windows,
+)
+from vq.compressors.files.size import measure_size
+from vq.compressors.files.source import open_source
 
 ROWS = {
     "scalar, nearest, 2 bits": ("scalar(bits=2)", "nearest"),

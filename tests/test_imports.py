@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ ALLOWED = {
     "analysis": {"codebooks"},
     "cli": {"codebooks", "quantizers", "compressors", "tokenizers", "kernels", "analysis"},
 }
-EVERYWHERE = {"errors", "_data_files", "_files", "__version__"}
+EVERYWHERE = {"errors", "_data_files", "_files", "_lazy", "__version__"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -64,7 +66,9 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("statement", ["import vq", "import vq.codebooks", "import vq.cli.main"])
+@pytest.mark.parametrize(
+    "statement", ["import vq", "import vq.codebooks", "import vq.compressors", "import vq.cli.main"]
+)
 def test_imports_are_light(statement):
     found = python(f"{statement}, sys; print(*(m for m in {HEAVY!r} if m in sys.modules))")
     assert found.returncode == 0, found.stderr
@@ -89,10 +93,11 @@ def test_root_folders_hold_no_python_package():
         assert not list((ROOT / name).rglob("*.py"))
 
 
-def test_public_names_exist():
-    import vq
-
-    for name in vq.__all__:
-        assert getattr(vq, name) is not None and name in dir(vq)
+@pytest.mark.parametrize("package", ["vq", "vq.compressors"])
+def test_public_names_exist(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None and name in dir(module)
+        assert not isinstance(getattr(module, name), types.ModuleType), "hidden by a module"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = vq.nothing
+        _ = module.nothing

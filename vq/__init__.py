@@ -6,14 +6,14 @@ functions that need them. After ``import vq``, transformers reads models that vq
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vq import _hf_hook
+from vq._lazy import lazy_names
 from vq.errors import VqError
 
 if TYPE_CHECKING:
-    from vq.compressors.load import load, load_tokenizer
+    from vq.compressors.loading import load, load_tokenizer
     from vq.compressors.module import compress_module, load_module, save_module
     from vq.compressors.options import CompressOptions
     from vq.compressors.pipeline import compress
@@ -38,22 +38,13 @@ _LAZY = {
     "Tokenizer": "vq.tokenizers.tokenizer",
     "compress": "vq.compressors.pipeline",
     "compress_module": "vq.compressors.module",
-    "load": "vq.compressors.load",
+    "load": "vq.compressors.loading",
     "load_module": "vq.compressors.module",
-    "load_tokenizer": "vq.compressors.load",
+    "load_tokenizer": "vq.compressors.loading",
     "save_module": "vq.compressors.module",
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public function when it is first used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'vq' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
-
+__getattr__, __dir__ = lazy_names(__name__, _LAZY)
 
 _hf_hook.install()

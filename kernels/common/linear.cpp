@@ -149,7 +149,7 @@ void multiply(const LinearKernels& k, const Quantized& x, const Product& given, 
     view.arranged = arranged.get();
   }
   const long rows = view.rows;
-  parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
+  parallel_for(m.w.bands, std::max(1L, m.w.bands / (16L * std::max(1, threads))), threads, [&](long first, long last) {
     auto totals = aligned<int64_t>(rows * 64);
     for (long band = first; band < last; ++band) {
       k.dot(m.w, levels, band, view, totals.get());
@@ -181,7 +181,7 @@ struct Rotated {
 
 bool multiply_values(const LinearKernels& k, const Rotated& x, const Product& m, int threads) {
   std::atomic<bool> served{true};
-  parallel_for(m.w.bands, std::max(1L, m.w.bands / (4L * std::max(1, threads))), threads, [&](long first, long last) {
+  parallel_for(m.w.bands, std::max(1L, m.w.bands / (16L * std::max(1, threads))), threads, [&](long first, long last) {
     auto sums = aligned<float>(x.rows * 64 * 8);
     for (long band = first; band < last && served; ++band) {
       if (!k.values_dot(m.w, band, x.x.get(), x.rows, x.stride, sums.get())) {

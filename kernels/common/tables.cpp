@@ -337,7 +337,7 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
       call.prepare(i);
     }
   });
-  const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));
+  const long grain = std::max(1L, w.panels / (16L * std::max(1, threads)));
   parallel_for(w.panels, grain, threads, [&](long first, long last) {
     std::vector<uint8_t> scratch;
     Buffer<float> sums(rows * kPanelRows);

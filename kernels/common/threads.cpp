@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -37,6 +38,30 @@ struct Job {
 
 thread_local bool inside = false;
 
+// Waking a sleeping thread takes tens of microseconds, as long as a small layer: after work, threads look out for more for
+// about that time before they sleep.
+constexpr std::chrono::microseconds kLookout{60};
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Condition>
+bool look_out(const Condition& met) {
+  const auto end = std::chrono::steady_clock::now() + kLookout;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (met()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return met();
+}
+
 class Pool {
  public:
   void run(Job& job, int helpers) {
@@ -51,8 +76,12 @@ class Pool {
     }
     wake_.notify_all();
     job.run();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wanted_ = 0;  // who has not begun by now need not
+    }
+    look_out([this] { return active_ == 0; });
     std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;
     done_.wait(lock, [this] { return active_ == 0; });
     job_ = nullptr;
   }
@@ -63,6 +92,9 @@ class Pool {
     long seen = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
+      lock.unlock();
+      look_out([&] { return round_ != seen; });
+      lock.lock();
       wake_.wait(lock, [&] { return round_ != seen && wanted_ > 0; });
       seen = round_;
       --wanted_;
@@ -79,8 +111,9 @@ class Pool {
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
   Job* job_ = nullptr;
-  int wanted_ = 0, active_ = 0;
-  long round_ = 0;
+  int wanted_ = 0;
+  std::atomic<int> active_{0};
+  std::atomic<long> round_{0};
 };
 
 // One pool per process, never destroyed: its threads sleep until the process ends. A forked child starts a new one.

@@ -11,10 +11,10 @@ from vq.analysis.analyze import analyze
 from vq.analysis.open import open_subject
 from vq.analysis.packed import rotate
 from vq.analysis.weights import kurtosis, rank_correlation
-from vq.compressors.load import load
+from vq.compressors.files.size import measure_size
+from vq.compressors.loading import load
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
-from vq.compressors.size import measure_size
 from vq.errors import VqError
 from vq.kernels.hadamard import transform
 

@@ -7,8 +7,8 @@ import torch
 from vq.codebooks import build
 from vq.codebooks.lattice import nearest_point
 from vq.codebooks.lattice_points import e8_ball, shortest
-from vq.compressors.linear import QuantizedLinear
-from vq.compressors.rounding import RoundingOptions, restore, round_matrices
+from vq.compressors.layers.linear import QuantizedLinear
+from vq.compressors.rounding.round import RoundingOptions, restore, round_matrices
 
 LATTICES = {"zn": 3, "d4": 4, "dn": 5, "d8": 8, "e8": 8, "leech": 24}
 # dimensionless second moments: Conway and Sloane, "Sphere Packings, Lattices and Groups", table 2.3

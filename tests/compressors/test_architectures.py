@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import vq
-from vq.compressors.embedding import QuantizedEmbedding
-from vq.compressors.experts import UnfusedExperts
-from vq.compressors.linear import QuantizedLinear
+from vq.compressors.layers.embedding import QuantizedEmbedding
+from vq.compressors.layers.linear import QuantizedLinear
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
+from vq.compressors.structure.experts import UnfusedExperts
 from vq.errors import VqError
 
 pytestmark = pytest.mark.hf
@@ -232,7 +232,7 @@ def experts_modules(model):
 
 
 def test_experts_are_reported_and_unseen_ones_rounded_without_a_hessian(squeeze, monkeypatch):
-    from vq.compressors import experts as surgery
+    from vq.compressors.structure import experts as surgery
 
     usual = surgery.UnfusedExperts.forward
 
@@ -301,7 +301,7 @@ def test_an_interrupted_run_of_two_stacks_ends_with_the_same_bytes(done, squeeze
 
 def test_the_decoder_sees_the_quantized_encoder(squeeze, monkeypatch):
     """What the decoder is given in calibration equals what the finished encoder gives."""
-    from vq.compressors.quantize import BlockQuantizer
+    from vq.compressors.rounding.block import BlockQuantizer
 
     seen = []
     usual = BlockQuantizer.quantize
@@ -344,7 +344,7 @@ def test_blocks_that_are_no_chain_are_run_in_the_whole_model(
 ):
     from transformers.models.llama import modeling_llama
 
-    from vq.compressors.quantize import BlockQuantizer
+    from vq.compressors.rounding.block import BlockQuantizer
 
     monkeypatch.setattr(modeling_llama.LlamaModel, "forward", skipping)
     seen = []

@@ -106,7 +106,7 @@ def test_from_pretrained_refuses_missing_parts(small, tmp_path, part):
 
 
 def test_from_pretrained_refuses_flipped_bits(small, tmp_path):
-    from vq.compressors.tensorfile import read_header
+    from vq.compressors.files.tensorfile import read_header
 
     folder = shutil.copytree(small, tmp_path / "copy")
     path = folder / "model.safetensors"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import vq
-from vq.compressors.linear import QuantizedLinear
+from vq.compressors.layers.linear import QuantizedLinear
 from vq.errors import VqError
 
 OPTIONS = vq.CompressOptions(codebook="scalar(bits=3)")

@@ -9,7 +9,7 @@ from torch import nn
 import vq
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
-from vq.compressors.quantize import BlockQuantizer, derived_seed
+from vq.compressors.rounding.block import BlockQuantizer, derived_seed
 from vq.errors import VqError
 
 pytestmark = pytest.mark.hf

@@ -7,7 +7,13 @@ import sys
 import pytest
 import torch
 
-from vq.compressors.hessian import Hessian, collect_hessians, leaves, my_windows, sum_hessians
+from vq.compressors.calibration.hessian import (
+    Hessian,
+    collect_hessians,
+    leaves,
+    my_windows,
+    sum_hessians,
+)
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
 from vq.compressors.ranks import Ranks, spread
@@ -19,7 +25,7 @@ from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
 model, output, text, kill, windows = sys.argv[1:]
 if kill == os.environ["RANK"]:
-    from vq.compressors.quantize import BlockQuantizer
+    from vq.compressors.rounding.block import BlockQuantizer
     usual = BlockQuantizer.quantize
     def dying(self, index, activations):
         if index == 1:

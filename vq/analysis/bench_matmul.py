@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 
 class Layer(Protocol):
-    """What is measured: a ``vq.compressors.linear.QuantizedLinear`` without a bias."""
+    """What is measured: a ``vq.compressors.layers.linear.QuantizedLinear`` without a bias."""
 
     weight: Tensor
     mode: str

@@ -69,7 +69,7 @@ def _original(args: argparse.Namespace, dtype: torch.dtype) -> Any:
         return open_model(args.reference, dtype=str(dtype).removeprefix("torch."))[0]
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from vq.compressors.load import is_compressed
+    from vq.compressors.loading import is_compressed
 
     folder = Path(args.model)
     if not folder.is_dir() or not is_compressed(folder):

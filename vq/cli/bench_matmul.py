@@ -138,7 +138,7 @@ def _force(isa: str | None) -> str | None:
 
 def _builder(seed: int) -> Any:
     """Makes copies of a layer of random codes; the last one is kept, since it is asked for twice."""
-    from vq.compressors.linear import QuantizedLinear
+    from vq.compressors.layers.linear import QuantizedLinear
 
     kept: dict[tuple[str, int, int], QuantizedLinear] = {}
 
@@ -168,7 +168,7 @@ def random_layer(codebook: Codebook, out: int, width: int, seed: int) -> Any:
         width: columns.
         seed: of codes, scales and signs.
     """
-    from vq.compressors.linear import QuantizedLinear
+    from vq.compressors.layers.linear import QuantizedLinear
 
     generator = torch.Generator().manual_seed(seed)
     if not codebook.fitted:

@@ -94,8 +94,8 @@ def _is_tokenizer(name: str) -> bool:
 
 
 def _run_language_model(args: argparse.Namespace) -> None:
-    from vq.compressors.evaluate import score, text_windows
-    from vq.compressors.texts import read_texts, tokenize
+    from vq.compressors.calibration.texts import read_texts, tokenize
+    from vq.compressors.scores.evaluate import score, text_windows
 
     texts = read_texts(args.text) if args.text else None
     model, tokenizer = open_model(args.model, mode=args.mode)
@@ -107,7 +107,7 @@ def _run_language_model(args: argparse.Namespace) -> None:
         scores = asdict(score(model, windows, reference, done))
         close()
     if args.tasks:
-        from vq.compressors.tasks import run_tasks
+        from vq.compressors.scores.tasks import run_tasks
 
         limits = {"context": args.context, "limit": args.limit, "seed": args.seed}
         scores["tasks"] = run_tasks(model, tokenizer, args.tasks, **limits)
@@ -118,9 +118,9 @@ def _run_speech(args: argparse.Namespace) -> None:
     """Loss and word errors of a speech model against its original."""
     import torch
 
-    from vq.compressors.load import load
-    from vq.compressors.source import locate
-    from vq.compressors.speech import open_listener, score_speech, sound_files
+    from vq.compressors.calibration.speech import open_listener, score_speech, sound_files
+    from vq.compressors.files.source import locate
+    from vq.compressors.loading import load
 
     if args.reference is None:
         raise VqError(
@@ -153,7 +153,7 @@ def _show(
 
 def _size(name: str) -> dict[str, Any]:
     """Bits and bytes, where the model is a folder of safetensors or one file."""
-    from vq.compressors.size import measure_size
+    from vq.compressors.files.size import measure_size
 
     path = Path(name)
     if path.is_dir():

@@ -84,8 +84,8 @@ def describe() -> dict[str, Any]:
 def _formats() -> dict[str, str]:
     """What multiplies by a packed layer of each format for one token, and why."""
     from vq.codebooks import build
-    from vq.compressors.linear import QuantizedLinear
-    from vq.compressors.sides import Sides, describe_sides
+    from vq.compressors.layers.linear import QuantizedLinear
+    from vq.compressors.layers.sides import Sides, describe_sides
     from vq.kernels.formats import assemble
 
     found = {}

@@ -23,7 +23,7 @@ def open_model(name: str, dtype: str = "float32", mode: str | None = None) -> tu
         VqError: if there is no such model.
     """
     need_transformers()
-    from vq.compressors.load import load, load_tokenizer
+    from vq.compressors.loading import load, load_tokenizer
 
     try:
         return load(name, dtype=getattr(torch, dtype), mode=mode).eval(), load_tokenizer(name)

@@ -22,8 +22,8 @@ from vq.cli.common import add_common, apply_threads, need_transformers, progress
 from vq.errors import VqError
 
 if TYPE_CHECKING:
-    from vq.compressors.plan import Plan
-    from vq.compressors.sensitivity import Findings
+    from vq.compressors.planning.plan import Plan
+    from vq.compressors.planning.sensitivity import Findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Probe, plan and print."""
     need_transformers()
-    from vq.compressors.plan import Planner, parse_budget, recipe
+    from vq.compressors.planning.plan import Planner, parse_budget, recipe
     from vq.compressors.recipes import read_recipe
 
     apply_threads(args)
@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _probe(args: argparse.Namespace) -> Findings:
-    from vq.compressors.plan_stage import find_sensitivities
-    from vq.compressors.source import open_source
+    from vq.compressors.files.source import open_source
+    from vq.compressors.planning.stage import find_sensitivities
 
     bars: list[tuple[Callable[[int], None], Callable[[], None]]] = []
 
@@ -164,7 +164,7 @@ def _report(findings: Findings, plan: Plan) -> str:
 
 
 def _kinds(findings: Findings, plan: Plan) -> str:
-    from vq.compressors.plan import stored_bytes
+    from vq.compressors.planning.plan import stored_bytes
 
     kinds: dict[str, list[float]] = {}
     for layer in findings.layers:

@@ -14,16 +14,16 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
-from vq.compressors.checkpoint import FORMAT_VERSION
-from vq.compressors.embedding import put_embedding
-from vq.compressors.experts import unfuse
-from vq.compressors.linear import QuantizedLinear
-from vq.compressors.naming import renamed_keys
-from vq.compressors.older import adopt_stored
-from vq.compressors.shelf import SHARED
-from vq.compressors.sides import PARTS, Sides
-from vq.compressors.surgery import put_packed
-from vq.compressors.tensorfile import read_header
+from vq.compressors.files.checkpoint import FORMAT_VERSION
+from vq.compressors.files.older import adopt_stored
+from vq.compressors.files.shelf import SHARED
+from vq.compressors.files.tensorfile import read_header
+from vq.compressors.layers.embedding import put_embedding
+from vq.compressors.layers.linear import QuantizedLinear
+from vq.compressors.layers.sides import PARTS, Sides
+from vq.compressors.structure.experts import unfuse
+from vq.compressors.structure.naming import renamed_keys
+from vq.compressors.structure.surgery import put_packed
 from vq.errors import VqError
 from vq.kernels.formats import read_packed
 

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 import vq
 from vq.codebooks import build
-from vq.compressors.calibrate import WholeModel
-from vq.compressors.experts import UnfusedExperts, fused_of, unfuse
+from vq.compressors.calibration.calibrate import WholeModel
+from vq.compressors.files.tensorfile import pending, read_header, write_tensors
+from vq.compressors.layers.packing import from_parts
+from vq.compressors.layers.sides import Sides
 from vq.compressors.options import CompressOptions
-from vq.compressors.packing import from_parts
-from vq.compressors.quantize import SHARED, BlockQuantizer, Shelf
 from vq.compressors.report import module_warnings
-from vq.compressors.sides import Sides
-from vq.compressors.stacks import find_stacks
-from vq.compressors.surgery import is_linear, put_packed, reads_weight, straighten
-from vq.compressors.tensorfile import pending, read_header, write_tensors
+from vq.compressors.rounding.block import SHARED, BlockQuantizer, Shelf
+from vq.compressors.structure.experts import UnfusedExperts, fused_of, unfuse
+from vq.compressors.structure.memory import release
+from vq.compressors.structure.stacks import find_stacks
+from vq.compressors.structure.surgery import is_linear, put_packed, reads_weight, straighten
 from vq.errors import VqError
 
 FORMAT_VERSION = 1
@@ -105,6 +106,7 @@ def compress_module(
         result = quantizer.quantize(index, runs)
         tensors.update(result.tensors)
         reports.update(result.reports)
+        release()
     _put(module, tensors, reports, shelf)
     module.train(training)
     return module, _report(module, reports, chosen)
@@ -219,7 +221,7 @@ def save_module(module: nn.Module, path: str | Path) -> None:
     Raises:
         VqError: if it has no packed layer.
     """
-    from vq.compressors.linear import QuantizedLinear
+    from vq.compressors.layers.linear import QuantizedLinear
 
     packed = {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLinear)}
     home, books = _shelf_of(module)

@@ -11,14 +11,14 @@ import torch
 
 from vq.codebooks import Spec
 from vq.codebooks.spec import nearest_names
-from vq.compressors.rounding_options import (
+from vq.compressors.rounding.options import (
     LowRankOptions,
     OutlierOptions,
     RoundingOptions,
     TableOptions,
     part_options,
 )
-from vq.compressors.tune_options import TuneOptions
+from vq.compressors.tuning.options import TuneOptions
 from vq.errors import VqError
 
 KEEP = "keep"  # in place of a codebook: leave the layer as it is

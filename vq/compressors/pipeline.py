@@ -13,24 +13,25 @@ from typing import Any
 import torch
 
 import vq
-from vq.compressors.calibrate import Activations, NotAChain, capture
-from vq.compressors.checkpoint import FORMAT_VERSION, assemble, check_output, publish
-from vq.compressors.hessian import my_windows
+from vq.compressors.calibration.calibrate import Activations, NotAChain, capture
+from vq.compressors.calibration.hessian import my_windows
+from vq.compressors.calibration.samples import Calibration, Samples, TokenWeights, read_samples
+from vq.compressors.calibration.texts import digest
+from vq.compressors.calibration.whole import run_whole
+from vq.compressors.files.checkpoint import FORMAT_VERSION, assemble, check_output, publish
+from vq.compressors.files.source import ModelSource, open_source
+from vq.compressors.files.workfolder import WorkFolder
+from vq.compressors.layers.pack_embedding import NoEmbeddings, pack_embeddings
 from vq.compressors.options import KEEP, CompressOptions
-from vq.compressors.pack_embedding import NoEmbeddings, pack_embeddings
-from vq.compressors.plan_stage import planned
-from vq.compressors.quantize import BlockResult, Shelf
+from vq.compressors.planning.stage import planned
 from vq.compressors.ranks import TIMEOUT, Ranks, join
 from vq.compressors.recipes import read_recipe
 from vq.compressors.report import warnings_of
-from vq.compressors.samples import Calibration, Samples, TokenWeights, read_samples
-from vq.compressors.skeleton import Skeleton, build_skeleton
-from vq.compressors.source import ModelSource, open_source
-from vq.compressors.texts import digest
-from vq.compressors.tune_blocks import block_quantizer
-from vq.compressors.tune_stage import check_tunable, tune_stage
-from vq.compressors.whole import run_whole
-from vq.compressors.workfolder import WorkFolder
+from vq.compressors.rounding.block import BlockResult, Shelf
+from vq.compressors.structure.memory import release
+from vq.compressors.structure.skeleton import Skeleton, build_skeleton
+from vq.compressors.tuning.blocks import block_quantizer
+from vq.compressors.tuning.stage import check_tunable, tune_stage
 from vq.errors import VqError
 
 
@@ -372,4 +373,5 @@ class _Run:
             started = time.perf_counter()
             result = self.quantizer.quantize(index, activations)
             self._store(index, result)
+            release()
             self._done(index, started, result)

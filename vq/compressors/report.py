@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vq.compressors.experts import EXPERTS
 from vq.compressors.options import CompressOptions
-from vq.compressors.skeleton import Skeleton
+from vq.compressors.structure.experts import EXPERTS
+from vq.compressors.structure.skeleton import Skeleton
 
 _LISTED = 12  # kinds of tensors that are named
 

@@ -106,7 +106,7 @@ def check(
     if header.layout == BLOCKS or (header.layout == ROWS and header.codes_per_vector != 1):
         raise ValueError(
             f"packed_linear: {header.codes_per_vector} codes a vector, or of several rows, need the codebook's own "
-            "decode; use vq.compressors.linear.QuantizedLinear"
+            "decode; use vq.compressors.layers.linear.QuantizedLinear"
         )
     return header
 

@@ -1,0 +1,7 @@
+"""Matrices to codes; each block passes through it.
+
+``block`` takes the linear layers of one block and ``round`` their matrices. A matrix (``matrix``) is rotated
+(``rotation``), may lose its outliers (``outliers``) or a low-rank part (``low_rank``), may get tables of its own
+(``tables``), is rounded column after column with error feedback (``feedback``) and polished by coordinate descent
+(``polish``); ``group`` rounds matrices that share their input as one. ``options`` names all choices.
+"""

@@ -1,0 +1,1 @@
+"""What compression cost: ``evaluate`` gives perplexity and divergence on text, ``tasks`` accuracy on local tasks."""
