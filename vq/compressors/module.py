@@ -234,11 +234,7 @@ def save_module(module: nn.Module, path: str | Path) -> None:
         "rotated": {
             n: [m.signs_in is not None, m.signs_out is not None] for n, m in packed.items()
         },
-        "sides": {
-            n: [m.sides.outliers, m.sides.rank, m.sides.groups]
-            for n, m in packed.items()
-            if m.sides.any
-        },
+        "sides": {n: m.sides.to_list() for n, m in packed.items() if m.sides.any},
         "unfused_experts": fused,
         "home": home,
         "aliases": aliases,

@@ -237,6 +237,7 @@ def _sides_report(layer: QuantizedLinear) -> dict[str, int]:
     """Sizes of what stands beside the codes, where there is anything."""
     sides = layer.sides
     found = {"outliers": sides.outliers, "low_rank": sides.rank, "tables": sides.groups}
+    found["columns"] = sides.columns
     return {key: value for key, value in found.items() if value}
 
 

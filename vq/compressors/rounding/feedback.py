@@ -85,7 +85,11 @@ def damp(metric: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
 
 
 def feedback_rounding(
-    x: Tensor, feedback: Tensor, book: Book, kept: Tensor | None = None
+    x: Tensor,
+    feedback: Tensor,
+    book: Book,
+    kept: Tensor | None = None,
+    exact: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Round block columns from last to first, each against its value plus the fed-back error of later ones.
 
@@ -94,6 +98,8 @@ def feedback_rounding(
         feedback: of ``block_ldl``.
         book: with the tile.
         kept: bool like x, weights that are kept beside the codes: what they should be, they are.
+        exact: bool ``(columns,)``, columns that are rounded like others, but leave no error, for what is missing is
+            put in later.
 
     Returns:
         Codes ``(row tiles, column tiles, *codes_shape)`` and the values they stand for, like x.
@@ -116,6 +122,8 @@ def feedback_rounding(
             code = encode_around(book, wanted, own, weighted)
             values[:, here] = from_tiles(book.decode(code), (rows, block))
             reached = values[:, here] if own is None else torch.where(own, wanted, values[:, here])
+            if exact is not None:
+                reached = torch.where(exact[here], wanted, reached)
             error[:, here] = x[:, here] - reached
             codes.append(code)
     return torch.cat(codes[::-1], dim=1), values
