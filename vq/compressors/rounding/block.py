@@ -23,6 +23,7 @@ from vq.compressors.layers.packing import from_parts, install_dense, pack, parts
 from vq.compressors.options import CompressOptions
 from vq.compressors.ranks import Ranks, spread
 from vq.compressors.rounding.round import RoundedMatrix, round_matrices
+from vq.compressors.structure.memory import release
 from vq.compressors.structure.stacks import Blocks
 from vq.errors import VqError
 
@@ -156,6 +157,7 @@ class BlockQuantizer:
             if owners[number] == self.ranks.rank:
                 hessian = None if hessians is None else hessians[number]
                 mine[number] = BlockResult()
+                release()  # of other groups and Hessians, so that holes do not add up over a block
                 self._round(group, linears, hessian, mine[number])
                 note_inputs(mine[number].reports, hessian)
                 if hessians is not None:
