@@ -9,10 +9,7 @@ of the model's predictions in each mode from those in float mode.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
 
 import torch
 
@@ -50,6 +47,57 @@ def peak(layer: QuantizedLinear, x: torch.Tensor) -> float:
     return float((turned.abs().amax(-1) / turned.square().mean(-1).sqrt().clamp_min(1e-30)).max())
 
 
+def inputs_of(model: torch.nn.Module, windows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each packed linear layer is given, by name."""
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0].clone()}))
+        for name, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear) and not isinstance(layer, QuantizedEmbedding)
+    ]
+    model(windows, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def measure_layers(model: torch.nn.Module, windows: torch.Tensor) -> list[dict]:
+    """Error of each layer in each mode, on the inputs that it has in float mode."""
+    rows = []
+    for name, found in inputs_of(model, windows).items():
+        layer, x = model.get_submodule(name), found.flatten(0, -2)
+        exact = outputs(layer, x)
+        row = {"layer": name, "tokens": len(x), "peak": peak(layer, x)}
+        for mode in MODES:
+            set_mode(layer, mode)
+            row[mode] = error(exact, outputs(layer, x))
+        set_mode(layer, "float")
+        rows.append(row)
+    return rows
+
+
+def divergences_of(model: torch.nn.Module, windows: torch.Tensor) -> dict[str, float]:
+    """KL of the predictions in each mode from those in float mode, nats a token."""
+    wanted = predictions(model, windows)
+    divergences = {}
+    for mode in MODES:
+        set_mode(model, mode)
+        found = predictions(model, windows)
+        divergences[mode] = float((wanted.exp() * (wanted - found)).sum(-1).double().mean())
+    return divergences
+
+
+def line(kind: str, rows: list[dict]) -> list[str]:
+    """A row of the table: layers of one kind."""
+    those = [row for row in rows if row["layer"].endswith(kind)]
+    worst = max(those, key=lambda row: row["int8"])
+    medians = [float(torch.tensor([row[m] for row in those]).median()) for m in MODES]
+    return [
+        kind, str(len(those)), *(f"{m:.2e}" for m in medians), f"{worst['int8']:.2e}",
+        f"{max(row['int15'] for row in those):.2e}", worst["layer"], f"{worst['peak']:.1f}",
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
@@ -59,53 +107,16 @@ def main() -> None:
     parser.add_argument("--json", default="benchmarks/results/activations.json")
     args = parser.parse_args()
     model = vq.load(args.model, dtype=torch.float32, mode="float")
-    ids = vq.load_tokenizer(args.model)(Path(args.text).read_text(), return_tensors="pt").input_ids[
-        0
-    ]
+    tokenizer = vq.load_tokenizer(args.model)
+    ids = tokenizer(Path(args.text).read_text(), return_tensors="pt").input_ids[0]
     windows = text_windows(ids, args.context, args.windows)
-    seen: dict[str, torch.Tensor] = {}
-    layers = {
-        n: m
-        for n, m in model.named_modules()
-        if isinstance(m, QuantizedLinear) and not isinstance(m, QuantizedEmbedding)
-    }
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0].clone()}))
-        for name, layer in layers.items()
-    ]
-    rows = []
     with torch.no_grad():
-        model(windows, use_cache=False)
-        for hook in hooks:
-            hook.remove()
-        for name, layer in layers.items():
-            x = seen[name].flatten(0, -2)
-            exact = outputs(layer, x)
-            row = {"layer": name, "tokens": len(x), "peak": peak(layer, x)}
-            for mode in MODES:
-                set_mode(layer, mode)
-                row[mode] = error(exact, outputs(layer, x))
-            set_mode(layer, "float")
-            rows.append(row)
-        wanted = predictions(model, windows)
-        divergences = {}
-        for mode in MODES:
-            set_mode(model, mode)
-            found = predictions(model, windows)
-            divergences[mode] = float((wanted.exp() * (wanted - found)).sum(-1).double().mean())
+        rows = measure_layers(model, windows)
+        divergences = divergences_of(model, windows)
     kinds = sorted({row["layer"].rsplit(".", 1)[-1] for row in rows})
-    lines = []
-    for kind in kinds:
-        those = [row for row in rows if row["layer"].endswith(kind)]
-        worst = max(those, key=lambda row: row["int8"])
-        medians = [float(torch.tensor([row[m] for row in those]).median()) for m in MODES]
-        lines.append(
-            [kind, str(len(those)), *(f"{m:.2e}" for m in medians), f"{worst['int8']:.2e}",
-             f"{max(row['int15'] for row in those):.2e}", worst["layer"], f"{worst['peak']:.1f}"]
-        )  # fmt: skip
     print(table(
         ["layers", "count", "int15 median", "int8 median", "int8 worst", "int15 worst", "worst layer", "its peak"],
-        lines,
+        [line(kind, rows) for kind in kinds],
     ))  # fmt: skip
     print("KL from float mode:", ", ".join(f"{m} {v:.2e}" for m, v in divergences.items()))
     rows.append({"kl_from_float_mode": divergences})

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from vq.analysis.analyze import analyze
 from vq.analysis.environment import result, table, write_json
-from vq.analysis.gather import gather
-from vq.analysis.open import open_subject
+from vq.analysis.files.open import open_subject
+from vq.analysis.measures.gather import gather
+from vq.analysis.pipeline import analyze
 from vq.analysis.subject import Subject, Table
 from vq.codebooks import build
 from vq.kernels.formats import PackedHeader, assemble

@@ -19,8 +19,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
-
 from vq.analysis.environment import result, table, write_json
 
 SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vq.analysis.bench_matmul import copies_of
+from vq.analysis.bench.matmul import copies_of
 from vq.analysis.environment import result, table, write_json
 from vq.cli.bench_matmul import random_layer
 from vq.cli.common import progress

@@ -14,8 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
-
 import torch
 from tqdm import tqdm
 
@@ -90,6 +88,25 @@ def equal_plan(planner: Planner, generator: torch.Generator, budget: int) -> dic
     return plan
 
 
+def candidates(
+    planner: Planner, count: int, generator: torch.Generator
+) -> list[tuple[str, dict[str, str]]]:
+    """Random plans of both kinds, and at two sizes the best one beside a plain one, each with its kind."""
+    names = [layer.layer for layer in planner.findings.layers]
+    middle = planner.forecast(planner.uniform(CODEBOOKS[1])).bytes
+    between = (planner.forecast(planner.uniform(CODEBOOKS[0])).bytes + middle) // 2
+    mixed = planner.mixture(between)
+    assert mixed is not None
+    plans = [("free", free_plan(names, generator)) for _ in range(count)]
+    plans += [("equal", equal_plan(planner, generator, middle)) for _ in range(count)]
+    plans += [("planned", planner.plan(between).codebooks), ("even mixture", mixed)]
+    plans += [
+        ("planned", planner.plan(middle).codebooks),
+        ("uniform", planner.uniform(CODEBOOKS[1])),
+    ]
+    return plans
+
+
 def spearman(a: list[float], b: list[float]) -> float:
     """Rank correlation."""
     ranks = torch.stack([torch.tensor(x).argsort().argsort().double() for x in (a, b)])
@@ -114,19 +131,7 @@ def main() -> None:
         findings = find_sensitivities(source, args.calibration, every=args.every, seed=args.seed)
         held = {s: compressed(args, s, args.keep or Path(temporary)) for s in CODEBOOKS}
     planner = Planner(findings, CODEBOOKS)
-    generator = torch.Generator().manual_seed(args.seed)
-    names = [layer.layer for layer in findings.layers]
-    middle = planner.forecast(planner.uniform(CODEBOOKS[1])).bytes
-    between = (planner.forecast(planner.uniform(CODEBOOKS[0])).bytes + middle) // 2
-    mixed = planner.mixture(between)
-    assert mixed is not None
-    plans = [("free", free_plan(names, generator)) for _ in range(args.plans)]
-    plans += [("equal", equal_plan(planner, generator, middle)) for _ in range(args.plans)]
-    plans += [("planned", planner.plan(between).codebooks), ("even mixture", mixed)]
-    plans += [
-        ("planned", planner.plan(middle).codebooks),
-        ("uniform", planner.uniform(CODEBOOKS[1])),
-    ]
+    plans = candidates(planner, args.plans, torch.Generator().manual_seed(args.seed))
     judge, rows = Judge(args), []
     for kind, plan in tqdm(plans, desc="plans"):
         forecast = planner.forecast(plan)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from vq.analysis import environment
-from vq.analysis.timing import medians, peak_mib
+from vq.analysis.bench.timing import medians, peak_mib
 from vq.quantizers import KINDS, make
 
 Output = Callable[[Any], tuple[Tensor, Tensor]]

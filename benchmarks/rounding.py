@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,15 @@ from safetensors.torch import load_file, save_file
 
 from vq.analysis.environment import result, table, write_json
 from vq.compressors.calibration.texts import choose_windows, load_tokenizer, read_texts, tokenize
-from vq.compressors.files.shelf import fitted
-from vq.compressors.layers.packing import pack
 from vq.compressors.rounding.options import (
     ColumnOptions,
     LowRankOptions,
     OutlierOptions,
     TableOptions,
 )
+from vq.compressors.rounding.packing import pack
 from vq.compressors.rounding.round import RoundingOptions, round_matrices
+from vq.compressors.rounding.shelf import fitted
 
 LAYERS = (
     "model.layers.1.self_attn.k_proj",
@@ -121,10 +120,6 @@ class _Enough(Exception):
 
 def collect(model: str, calibration: str, layers: list[str], windows: int, seed: int) -> dict:
     """Weights and Hessians of some layers."""
-    here = Path(
-        __file__
-    ).parent  # holds a tokenizers.py, which is not the one that transformers wants
-    sys.path = [path for path in sys.path if Path(path).resolve() != here.resolve()]
     from transformers import AutoModelForCausalLM
 
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

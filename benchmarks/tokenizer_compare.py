@@ -1,4 +1,4 @@
-"""A run of `vq train` against codecs without a network, on the files the run held out; see tokenizers.py."""
+"""A run of `vq train` against codecs without a network, on the files the run held out; see train_tokenizers.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix quantizer x codebook size x seed at one autoencoder, on crops of photographs; see tokenizers.py."""
+"""The matrix quantizer x codebook size x seed at one autoencoder, on crops of photographs; see train_tokenizers.py."""
 
 from __future__ import annotations
 

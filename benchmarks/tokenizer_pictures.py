@@ -1,4 +1,4 @@
-"""Pictures for people: signals from a tokenizer and from a codec without a network side by side; see tokenizers.py."""
+"""Pictures for people: signals from a tokenizer and from a codec side by side; see train_tokenizers.py."""
 
 from __future__ import annotations
 

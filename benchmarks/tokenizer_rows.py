@@ -1,4 +1,4 @@
-"""The quantizers of the matrix, for K entries and a seed; see tokenizers.py."""
+"""The quantizers of the matrix, for K entries and a seed; see train_tokenizers.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantizers alone on correlated Gaussian vectors off the origin: collapse in seconds; see tokenizers.py."""
+"""Quantizers alone on correlated Gaussian vectors off the origin: collapse in seconds; see train_tokenizers.py."""
 
 from __future__ import annotations
 

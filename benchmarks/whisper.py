@@ -10,26 +10,20 @@ writes, so the original scores 0 errors by definition.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.pop(0)  # a script beside this one has the name of a package that transformers imports
-
 import torch
 
 import vq
 from vq.analysis.environment import result, table, write_json
-from vq.compressors.calibration.speech import (
-    open_listener,
-    score_speech,
-    sound_files,
-    speech_windows,
-)
-from vq.compressors.files.size import measure_size
+from vq.compressors.calibration.sounds import sound_files
+from vq.compressors.calibration.speech import open_listener, speech_windows
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.files.source import open_source
+from vq.compressors.scores.speech import score_speech
 
 ROWS = {
     "scalar, nearest, 2 bits": ("scalar(bits=2)", "nearest"),
@@ -38,6 +32,7 @@ ROWS = {
     "scalar, LDLQ, 3 bits": ("scalar(bits=3)", "ldlq"),
     "trellis, LDLQ, 3 bits": ("trellis(bits=3, memory=12, code=hash)", "ldlq"),
 }
+KEYS = ("row", "bits_per_weight", "loss", "reference_loss", "word_error_rate", "same", "seconds")
 
 
 def main() -> None:
@@ -65,42 +60,22 @@ def main() -> None:
         options = vq.CompressOptions(windows=args.calibration, seed=args.seed)
         windows, _ = speech_windows(calibration, source, options)
         known: dict = {}
+        listen = (reference, listener, scored, known)
         for row in args.rows:
-            rows.append(
-                measure(
-                    row,
-                    source.folder,
-                    folder,
-                    windows,
-                    scored,
-                    reference,
-                    listener,
-                    known,
-                    args.seed,
-                )
-            )
+            rows.append(measure(row, source.folder, folder, windows, listen, args.seed))
             print(rows[-1], flush=True)
-    keys = (
-        "row",
-        "bits_per_weight",
-        "loss",
-        "reference_loss",
-        "word_error_rate",
-        "same",
-        "seconds",
-    )
-    print(
-        table(
-            list(keys),
-            [[f"{r[k]:.4g}" if isinstance(r[k], float) else str(r[k]) for k in keys] for r in rows],
-        )
-    )
+    print(table(list(KEYS), [[cell(row[key]) for key in KEYS] for row in rows]))
     if args.json:
         write_json(result(rows, args.seed), args.json)
 
 
-def measure(row, model, folder, windows, scored, reference, listener, known, seed) -> dict:
+def cell(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def measure(row, model, folder, windows, listen, seed) -> dict:
     """Compress and score one row."""
+    reference, listener, scored, known = listen
     codebook, rounding = ROWS[row]
     options = vq.CompressOptions(
         codebook=codebook, rounding=rounding, windows=len(windows), seed=seed

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,14 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import vq", "import vq.codebooks", "import vq.compressors", "import vq.cli.main"]
+    "statement",
+    [
+        "import vq",
+        "import vq.codebooks",
+        "import vq.compressors",
+        "import vq.analysis",
+        "import vq.cli.main",
+    ],
 )
 def test_imports_are_light(statement):
     found = python(f"{statement}, sys; print(*(m for m in {HEAVY!r} if m in sys.modules))")
@@ -88,12 +96,19 @@ def test_transformers_imports_in_the_repository_root():
     assert found.stdout.split() == ["LlamaForCausalLM"], found.stderr
 
 
+@pytest.mark.parametrize("folder", ["benchmarks", "examples"])
+def test_no_script_hides_a_package(folder):
+    """A script's folder comes first in ``sys.path``, so it would be imported in the package's place."""
+    scripts = {path.stem for path in (ROOT / folder).glob("*.py")}
+    assert scripts and scripts & packages_distributions().keys() == set()
+
+
 def test_root_folders_hold_no_python_package():
     for name in ("codebooks", "tokenizers", "compressors", "kernels"):
         assert not list((ROOT / name).rglob("*.py"))
 
 
-@pytest.mark.parametrize("package", ["vq", "vq.compressors"])
+@pytest.mark.parametrize("package", ["vq", "vq.compressors", "vq.analysis"])
 def test_public_names_exist(package):
     module = importlib.import_module(package)
     for name in module.__all__:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from vq.analysis.bench_generate import measure, stored_bytes, write
+from vq.analysis.bench.generate import measure, stored_bytes, write
 from vq.cli.main import main
 
 pytest.importorskip("transformers")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vq.analysis import bench_matmul as bench
+from vq.analysis.bench import matmul as bench
 from vq.cli.bench_matmul import random_codes, random_layer
 from vq.cli.main import main
 from vq.codebooks import build

@@ -3,7 +3,7 @@ import torch
 from safetensors import safe_open
 
 from vq._data_files import data_path
-from vq.analysis.gaussian import measure
+from vq.analysis.bench.gaussian import measure
 from vq.codebooks import Spec, build
 from vq.codebooks.shipped import shipped, shipped_mse, shipped_name, without_search
 from vq.codebooks.train_composed import PLANS, Plan, train

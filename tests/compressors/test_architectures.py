@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 import vq
+from vq.compressors.calibration.calibrate import Activations
 from vq.compressors.layers.embedding import QuantizedEmbedding
 from vq.compressors.layers.linear import QuantizedLinear
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
 from vq.compressors.structure.experts import UnfusedExperts
+from vq.compressors.tuning.closed import Inputs
 from vq.errors import VqError
 
 pytestmark = pytest.mark.hf
@@ -216,6 +218,16 @@ def test_trellis_with_some_layers_kept(name, squeeze):
     model = vq.load(result.output, dtype=torch.float32, mode="float")
     expected = logits(dense_copy(model, vq.load(folder, dtype=torch.float32)), name)
     torch.testing.assert_close(logits(model, name), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_compensation_may_keep_what_earlier_runs_gave(name, squeeze, contents, monkeypatch):
+    options = replace(FAST, tuning={"compensate": True})
+    _, quick = squeeze(name, options)
+    monkeypatch.setattr(Activations, "settle", lambda self, part: None)
+    monkeypatch.setattr(Inputs, "take", lambda self, name: None)
+    _, slow = squeeze(name, options, "slow")
+    assert contents(quick.output) == contents(slow.output)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "t5", "whisper"])

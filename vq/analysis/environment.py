@@ -73,6 +73,7 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
 
     def line(row: list[str]) -> str:
+        """One row, padded to the widths."""
         parts = [row[0].ljust(widths[0])]
         parts += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         return "  ".join(parts).rstrip()

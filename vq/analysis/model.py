@@ -148,7 +148,7 @@ class Analysis:
     """Everything that ``vq analyze`` found.
 
     Attributes:
-        kind: of the subject; see ``vq.analysis.open.Subject``.
+        kind: of the subject; see ``vq.analysis.subject.Subject``.
         name: of the subject.
         facts: of the subject, plain values: spec, entries, dim, bits, file sizes, ...
         sections: measurements.

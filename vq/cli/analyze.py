@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vq.analysis.environment import write_json
-from vq.analysis.page_atlas import Atlas
+from vq.analysis.page.atlas import Atlas
 from vq.analysis.subject import Codes, Subject
 from vq.cli.common import add_common, apply_threads, progress
 from vq.errors import VqError
@@ -35,7 +35,7 @@ INTERMIXED = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``vq analyze``."""
-    from vq.analysis.text import LINES
+    from vq.analysis.page.terminal import LINES
 
     parser.add_argument(
         "path", metavar="PATH", help="what to look at; or the spec of a codebook, such as 'e8p()'"
@@ -81,9 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Analyze, print, and test the conditions."""
-    from vq.analysis.analyze import analyze
-    from vq.analysis.conditions import Condition
-    from vq.analysis.text import summary
+    from vq.analysis.page.terminal import summary
+    from vq.analysis.pipeline import analyze
+    from vq.analysis.rules.conditions import Condition
 
     apply_threads(args)
     conditions = [Condition.parse(text) for text in args.fail_if]
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-" and not args.quiet:
         print(summary(analysis))
     if args.output:
-        from vq.analysis.page import write_page
+        from vq.analysis.page.report import write_page
 
         size = write_page(analysis, Path(args.output), subject.path, atlas)
         print(f"report: {args.output} ({size:,} bytes)", file=sys.stderr)
@@ -126,10 +126,10 @@ def _look(subject: Subject, args: argparse.Namespace) -> tuple[Subject, Atlas | 
 
 def _open(path: str) -> Subject:
     """A path, or the spec of a codebook."""
-    from vq.analysis.open import open_subject
+    from vq.analysis.files.open import open_subject
 
     if not Path(path).exists() and "(" in path:
-        from vq.analysis.open_codebook import subject_of
+        from vq.analysis.files.codebook import subject_of
         from vq.codebooks import build
 
         book = build(path)
@@ -143,8 +143,8 @@ def _open(path: str) -> Subject:
 
 def _with_data(subject: Subject, args: argparse.Namespace) -> Subject:
     """The subject with codes, vectors and labels of other files."""
-    from vq.analysis.open import open_subject
-    from vq.analysis.open_array import read_arrays
+    from vq.analysis.files.array import read_arrays
+    from vq.analysis.files.open import open_subject
 
     if args.codes:
         codes = open_subject(args.codes).codes

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vq.analysis.page_atlas import Atlas, AtlasEntry
+from vq.analysis.page.atlas import Atlas, AtlasEntry
 from vq.analysis.subject import Chunk, Codes, Subject
 from vq.errors import VqError
 

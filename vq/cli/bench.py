@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib
 from types import ModuleType
+from typing import Any
 
+from vq.analysis.bench.gaussian import measure_all
 from vq.analysis.environment import result, table, write_json
-from vq.analysis.gaussian import measure_all
 from vq.cli.common import add_common, apply_threads, progress
 from vq.codebooks import build
 from vq.codebooks.catalogue import CATALOGUE
@@ -76,22 +77,29 @@ def _case(text: str) -> tuple[int, int, int]:
 
 
 def _speed(args: argparse.Namespace) -> None:
-    from vq.analysis import bench_kmeans, bench_search
+    from vq.analysis.bench import kmeans, search
 
-    module = bench_search if args.kind == "search" else bench_kmeans
+    module = search if args.kind == "search" else kmeans
     cases = args.case or module.CASES
     done, close = progress(len(cases), args.kind, "case")
     count = iter(range(1, len(cases) + 3))
     options = {} if args.rounds is None else {"rounds": args.rounds}
     rows = module.measure(cases, seed=args.seed, done=lambda _: done(next(count)), **options)
     close()
+    headers = list(rows[0])
+    _show(args, rows, headers, [[_cell(row[key]) for key in headers] for row in rows])
+
+
+def _show(
+    args: argparse.Namespace, rows: list[dict[str, Any]], headers: list[str], cells: list[list[str]]
+) -> None:
+    """Write the JSON, and print a table unless that is where the JSON goes."""
     data = result(rows, args.seed)
     if args.json:
         write_json(data, args.json)
     if args.json != "-":
         print(f"{data['machine']['cpu']}, {data['threads']} threads, seed {args.seed}")
-        headers = list(rows[0])
-        print(table(headers, [[_cell(row[key]) for key in headers] for row in rows]))
+        print(table(headers, cells))
 
 
 def _cell(value: float | str | None) -> str:
@@ -106,19 +114,14 @@ def _gaussian(args: argparse.Namespace) -> None:
     count = iter(range(1, len(specs) + 1))
     rows = measure_all(specs, args.samples, args.seed, lambda _: done(next(count)))
     close()
-    data = result(rows, args.seed)
-    if args.json:
-        write_json(data, args.json)
-    if args.json != "-":
-        print(f"{data['machine']['cpu']}, {data['threads']} threads, seed {args.seed}")
-        cells = [
-            [
-                row["codebook"],
-                f"{row['rate']:g}",
-                f"{row['mse']:.5f}",
-                f"{4 ** -row['rate']:.5f}",
-                f"{row['gap_db']:.2f}",
-            ]
-            for row in rows
+    cells = [
+        [
+            row["codebook"],
+            f"{row['rate']:g}",
+            f"{row['mse']:.5f}",
+            f"{4 ** -row['rate']:.5f}",
+            f"{row['gap_db']:.2f}",
         ]
-        print(table(["codebook", "rate", "MSE", "limit", "gap dB"], cells))
+        for row in rows
+    ]
+    _show(args, rows, ["codebook", "rate", "MSE", "limit", "gap dB"], cells)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vq.analysis.bench_generate import measure
+from vq.analysis.bench.generate import measure
 from vq.analysis.environment import result, table, write_json
 from vq.cli.common import add_common, apply_threads, progress
 from vq.cli.models import open_model

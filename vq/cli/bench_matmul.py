@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vq.analysis import bench_matmul as bench
+from vq.analysis.bench import matmul as bench
 from vq.analysis.environment import result, table, write_json
 from vq.cli.common import progress
 from vq.codebooks import build
@@ -143,6 +143,7 @@ def _builder(seed: int) -> Any:
     kept: dict[tuple[str, int, int], QuantizedLinear] = {}
 
     def copies(spec: str, out: int, width: int, count: int) -> list[bench.Layer]:
+        """So many layers of equal codes, each at addresses of its own."""
         key = (spec, out, width)
         if key not in kept:
             kept.clear()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
+from vq.analysis.bench.gaussian import gap_db
 from vq.analysis.environment import table, write_json
-from vq.analysis.gaussian import gap_db
 from vq.cli.common import add_common
 from vq.codebooks import build
 from vq.codebooks.catalogue import CATALOGUE

@@ -116,18 +116,22 @@ def read_options(args: argparse.Namespace) -> Any:
         if not 1 <= args.bits <= 4 or args.bits * 2 % 1:
             raise VqError(f"--bits: expected 1 to 4 in steps of 0.5, got {args.bits:g}")
         changes["codebook"] = f"trellis(bits={args.bits:g}, memory=12, code=hash)"
-    return read_recipe(args.recipe, **changes, **_settings(args.set, changes))
+    whole, inside = _settings(args.set, changes)
+    return read_recipe(args.recipe, inside, **changes, **whole)
 
 
-def _settings(pairs: list[str], taken: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``--set``: values are YAML, a dot leads into a mapping.
+def _settings(
+    pairs: list[str], taken: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Options of ``--set``, and those within mappings, where a dot leads; values are YAML.
 
     Raises:
         VqError: for a pair without ``=``, or a key that another option sets.
     """
     import yaml
 
-    found: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
     for pair in pairs:
         path, mark, text = pair.partition("=")
         key, _, inner = path.partition(".")
@@ -142,13 +146,13 @@ def _settings(pairs: list[str], taken: dict[str, Any]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise VqError(f"--set {pair}: the value is not YAML ({error})") from error
         if inner:
-            mapping = found.setdefault(key, {})
-            if not isinstance(mapping, dict):
-                raise VqError(f"--set {pair}: {key} was given as a whole before")
-            mapping[inner] = value
+            inside.setdefault(key, {})[inner] = value
         else:
-            found[key] = value
-    return found
+            whole[key] = value
+    for key, value in whole.items():
+        if key in inside and not isinstance(value, dict):
+            raise VqError(f"--set {key}: given as a whole and by its keys; give one of them")
+    return whole, inside
 
 
 class _Bar:

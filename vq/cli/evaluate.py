@@ -118,9 +118,11 @@ def _run_speech(args: argparse.Namespace) -> None:
     """Loss and word errors of a speech model against its original."""
     import torch
 
-    from vq.compressors.calibration.speech import open_listener, score_speech, sound_files
+    from vq.compressors.calibration.sounds import sound_files
+    from vq.compressors.calibration.speech import open_listener
     from vq.compressors.files.source import locate
     from vq.compressors.loading import load
+    from vq.compressors.scores.speech import score_speech
 
     if args.reference is None:
         raise VqError(
@@ -153,7 +155,7 @@ def _show(
 
 def _size(name: str) -> dict[str, Any]:
     """Bits and bytes, where the model is a folder of safetensors or one file."""
-    from vq.compressors.files.size import measure_size
+    from vq.compressors.checkpoint.size import measure_size
 
     path = Path(name)
     if path.is_dir():

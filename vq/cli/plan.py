@@ -97,12 +97,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _probe(args: argparse.Namespace) -> Findings:
+    """Sensitivities of the model that is named, with a progress bar."""
     from vq.compressors.files.source import open_source
     from vq.compressors.planning.stage import find_sensitivities
 
     bars: list[tuple[Callable[[int], None], Callable[[], None]]] = []
 
     def tell(index: int, total: int) -> None:
+        """Open the bar at the first block, and close it after the last."""
         if not bars:
             bars.append(progress(total, "probing", "block"))
         bars[0][0](index)

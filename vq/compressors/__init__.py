@@ -2,10 +2,10 @@
 
 ``pipeline`` runs the steps, each in a folder of its own, in this order: ``files`` opens the model, ``structure`` takes
 it apart into blocks of linear layers, ``planning`` chooses codebooks under a budget, ``calibration`` runs blocks and
-sums Hessians, ``rounding`` turns matrices into codes, ``tuning`` moves what is not codes, ``layers`` packs, ``files``
-writes the folder, and ``scores`` says what it cost. Beside it, ``options`` and ``recipes`` say what is done, ``ranks``
-spreads it over processes, ``report`` tells of it, ``module`` does the same to a bare ``nn.Module``, and ``loading``
-and ``huggingface`` read the folder again.
+sums Hessians, ``rounding`` turns matrices into codes and puts packed ``layers`` in their place, ``tuning`` moves what
+is not codes, ``checkpoint`` writes the folder, and ``scores`` says what it cost. Beside it, ``options`` and
+``recipes`` say what is done, ``ranks`` spreads it over processes, ``report`` tells of it, ``module`` does the same to
+a bare ``nn.Module``, and ``loading`` and ``huggingface`` read the folder again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vq._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from vq.compressors.files.size import measure_size
+    from vq.compressors.checkpoint.size import measure_size
     from vq.compressors.files.source import open_source
     from vq.compressors.layers.embedding import QuantizedEmbedding
     from vq.compressors.layers.linear import QuantizedLinear
@@ -65,7 +65,7 @@ _HOMES = {
     "load": "loading",
     "load_module": "module",
     "load_tokenizer": "loading",
-    "measure_size": "files.size",
+    "measure_size": "checkpoint.size",
     "open_source": "files.source",
     "read_recipe": "recipes",
     "restore": "rounding.round",

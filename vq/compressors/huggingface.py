@@ -14,13 +14,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vq.codebooks import Codebook, build
 from vq.codebooks.spec import nearest_names
-from vq.compressors.files.checkpoint import FORMAT_VERSION
-from vq.compressors.files.older import adopt_stored
-from vq.compressors.files.shelf import SHARED
+from vq.compressors.checkpoint.older import adopt_stored
+from vq.compressors.checkpoint.shards import FORMAT_VERSION
 from vq.compressors.files.tensorfile import read_header
 from vq.compressors.layers.embedding import put_embedding
 from vq.compressors.layers.linear import QuantizedLinear
 from vq.compressors.layers.sides import PARTS, Sides
+from vq.compressors.rounding.shelf import SHARED
 from vq.compressors.structure.experts import unfuse
 from vq.compressors.structure.naming import renamed_keys
 from vq.compressors.structure.surgery import put_packed

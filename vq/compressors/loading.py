@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vq.compressors.files.checkpoint import FORMAT_VERSION, REPORT
+from vq.compressors.checkpoint.folder import REPORT
+from vq.compressors.checkpoint.shards import FORMAT_VERSION
 from vq.compressors.files.source import locate, open_folder, weight_files
 from vq.compressors.files.tensorfile import read_header
 from vq.compressors.structure.skeleton import model_class

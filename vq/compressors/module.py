@@ -14,11 +14,11 @@ import vq
 from vq.codebooks import build
 from vq.compressors.calibration.calibrate import WholeModel
 from vq.compressors.files.tensorfile import pending, read_header, write_tensors
-from vq.compressors.layers.packing import from_parts
 from vq.compressors.layers.sides import Sides
 from vq.compressors.options import CompressOptions
 from vq.compressors.report import module_warnings
 from vq.compressors.rounding.block import SHARED, BlockQuantizer, Shelf
+from vq.compressors.rounding.packing import from_parts
 from vq.compressors.structure.experts import UnfusedExperts, fused_of, unfuse
 from vq.compressors.structure.memory import release
 from vq.compressors.structure.stacks import find_stacks

@@ -18,10 +18,11 @@ from vq.compressors.calibration.hessian import my_windows
 from vq.compressors.calibration.samples import Calibration, Samples, TokenWeights, read_samples
 from vq.compressors.calibration.texts import digest
 from vq.compressors.calibration.whole import run_whole
-from vq.compressors.files.checkpoint import FORMAT_VERSION, assemble, check_output, publish
+from vq.compressors.checkpoint.embeddings import NoEmbeddings, pack_embeddings
+from vq.compressors.checkpoint.folder import assemble, check_output, publish
+from vq.compressors.checkpoint.shards import FORMAT_VERSION
 from vq.compressors.files.source import ModelSource, open_source
 from vq.compressors.files.workfolder import WorkFolder
-from vq.compressors.layers.pack_embedding import NoEmbeddings, pack_embeddings
 from vq.compressors.options import KEEP, CompressOptions
 from vq.compressors.planning.stage import planned
 from vq.compressors.ranks import TIMEOUT, Ranks, join
@@ -116,12 +117,7 @@ def compress(
     started = time.perf_counter()
     chosen = options or read_recipe(recipe)
     target = Path(output)
-    if chosen.windows and calibration is None:
-        raise VqError("calibration: expected text files (the recipe uses calibration), got none")
-    if token_weights is not None and chosen.token_weights != "none":
-        raise VqError("token_weights: given in the options and in the call; use one of them")
-    if max_shard_bytes < 1:
-        raise VqError(f"max_shard_bytes: expected a positive number, got {max_shard_bytes}")
+    _check_arguments(chosen, calibration is not None, token_weights is not None, max_shard_bytes)
     with join(timeout) as ranks:
         if ranks.first:
             check_output(target, overwrite)
@@ -147,6 +143,18 @@ def compress(
     warnings = [f"{change}: the last digits may differ from a run in one go" for change in changed]
     warnings += [*run.notes, *warnings_of(report, chosen)]
     return CompressReport(target, report, seconds, resumed, warnings)
+
+
+def _check_arguments(
+    options: CompressOptions, calibration: bool, token_weights: bool, max_shard_bytes: int
+) -> None:
+    """Raise VqError for arguments of ``compress`` that do not go together."""
+    if options.windows and not calibration:
+        raise VqError("calibration: expected text files (the recipe uses calibration), got none")
+    if token_weights and options.token_weights != "none":
+        raise VqError("token_weights: given in the options and in the call; use one of them")
+    if max_shard_bytes < 1:
+        raise VqError(f"max_shard_bytes: expected a positive number, got {max_shard_bytes}")
 
 
 def _open(model: str | Path, work: WorkFolder, ranks: Ranks) -> ModelSource:
@@ -332,6 +340,8 @@ class _Run:
                 activations.hidden = later
             else:
                 activations.advance(block, index, name)
+        if activations is not None:
+            activations.forget()
         self.skeleton.empty(block)
         self._done(index, started, result)
 

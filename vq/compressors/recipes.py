@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,17 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in data_path("compressors").glob("*.yaml"))
 
 
-def read_recipe(name: str | Path = DEFAULT, **changes: Any) -> CompressOptions:
+def read_recipe(
+    name: str | Path = DEFAULT,
+    inside: Mapping[str, Mapping[str, Any]] | None = None,
+    **changes: Any,
+) -> CompressOptions:
     """Options of a recipe.
 
     Args:
         name: of a shipped recipe, or the path of a YAML file.
+        inside: keys that are changed within options that are mappings, such as ``{"tuning": {"ridge": 0.1}}``; the
+            mapping's other keys stay.
         changes: options that replace the recipe's.
 
     Raises:
@@ -35,7 +42,11 @@ def read_recipe(name: str | Path = DEFAULT, **changes: Any) -> CompressOptions:
                 f"unknown recipe {str(name)!r}; {nearest_names(str(name), recipe_names())}"
             )
         path = data_path("compressors", f"{name}.yaml")
-    return CompressOptions.from_dict({**_read(path), **changes}, f"recipe {name}")
+    values = {**_read(path), **changes}
+    for key, more in (inside or {}).items():
+        known = values.get(key)
+        values[key] = {**known, **more} if isinstance(known, dict) else dict(more)
+    return CompressOptions.from_dict(values, f"recipe {name}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vq.quantizers.base import Quantized, Quantizer
+from vq.quantizers.base import Quantized, Quantizer, check_input
 from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.passing import everything
 
@@ -36,6 +36,22 @@ class Composable(Quantizer):
             ValueError: for a wrong last dimension, a mask of another shape, or a quantizer that is not ready.
         """
         return self.run(x, x, mask)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Codes ``(*batch, *codes_shape)`` int64; see ``Quantizer``.
+
+        Raises:
+            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
+        """
+        check_input(self.kind, x, self.dim, mask)
+        self._check_ready()
+        check_finite(self.kind, x, mask)
+        return self._encode(x, mask)
+
+    @abc.abstractmethod
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Codes of an input that was checked, without gradient."""
 
     def _check_ready(self) -> None:
         if not torch.compiler.is_compiling() and not self.ready:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vq.quantizers.base import Quantized, check_input
-from vq.quantizers.compose import Composable, check_finite, clean
+from vq.quantizers.compose import Composable, clean
 from vq.quantizers.compound import Part
 from vq.quantizers.grouped import GroupedQuantizer
 from vq.quantizers.perceptron import Perceptron
@@ -200,16 +200,7 @@ class FactorizedQuantizer(Composable):
             total = total + _mean(each.reshape(valid.shape), valid)
         return total
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch, *codes_shape)`` int64; see ``Quantizer``.
-
-        Raises:
-            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
-        """
-        check_input(self.kind, x, self.dim, mask)
-        self._check_ready()
-        check_finite(self.kind, x, mask)
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             full, valid, _ = clean(x, mask)
             return self.groups.encode(self._views(full), valid)

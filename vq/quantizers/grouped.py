@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vq.quantizers.base import Quantized, check_input
-from vq.quantizers.compose import check_finite, clean, run_part
+from vq.quantizers.compose import clean, run_part
 from vq.quantizers.compound import (
     Compound,
     Part,
@@ -78,16 +78,7 @@ class GroupedQuantizer(Compound):
         codes = self.layout.join([part.codes for part in found])
         return Quantized(values, codes, losses, weights, stats)
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch, *codes_shape)`` int64; see ``Quantizer``.
-
-        Raises:
-            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
-        """
-        check_input(self.kind, x, self.dim, mask)
-        self._check_ready()
-        check_finite(self.kind, x, mask)
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         full, valid, _ = clean(x, mask)
         pieces = zip(self.each(), full.split(self.sizes, -1), strict=True)
         return self.layout.join([part.encode(piece, valid) for part, piece in pieces])

@@ -13,7 +13,7 @@ from vq.codebooks import Additive, Codebook
 from vq.codebooks.compose import Composed
 from vq.quantizers.affine import Affine
 from vq.quantizers.base import Quantized, check_codes, check_input
-from vq.quantizers.compose import Composable, check_finite, clean
+from vq.quantizers.compose import Composable, clean
 from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.projection import Projection
 from vq.quantizers.table import check_features
@@ -127,16 +127,7 @@ class CodebookQuantizer(Composable):
         codes = codes.reshape((*x.shape[:-1], *self.codes_shape))
         return Quantized(values.to(x.dtype).reshape(x.shape), codes, losses, weights, stats)
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch, *codes_shape)`` int64; see ``Quantizer``.
-
-        Raises:
-            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
-        """
-        check_input(self.kind, x, self.dim, mask)
-        self._check_ready()
-        check_finite(self.kind, x, mask)
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             full, valid, _ = clean(x.reshape(-1, self.dim), _flat(mask))
             codes = self._hide(self._find(self._down(full)[1]), valid)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vq.quantizers.base import Quantized, check_input
-from vq.quantizers.compose import carry, check_finite, clean, run_part
+from vq.quantizers.compose import carry, clean, run_part
 from vq.quantizers.compound import Part, is_there, merge_losses
 from vq.quantizers.registry import register
 from vq.quantizers.residual import Staged
@@ -84,16 +84,7 @@ class MultiscaleQuantizer(Staged):
         joined = self.layout.join(codes).reshape((*x.shape[:-1], *self.codes_shape))
         return Quantized(values.to(x.dtype), joined, losses, weights, stats)
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch, time, *codes_shape)`` int64; see ``Quantizer``.
-
-        Raises:
-            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
-        """
-        check_input(self.kind, x, self.dim, mask)
-        self._check_ready()
-        check_finite(self.kind, x, mask)
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         full, wide, _ = clean(x, mask)
         left, valid, codes = _sequences(full, 1), _sequences(wide, 0), []
         for part, stride in zip(self.each(), self.strides, strict=True):

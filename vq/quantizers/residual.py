@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vq.quantizers.base import Quantized, check_input
-from vq.quantizers.compose import carry, check_finite, clean, run_part
+from vq.quantizers.compose import carry, clean, run_part
 from vq.quantizers.compound import Compound, Part, build_parts, merge_losses, part_configs
 from vq.quantizers.estimators import estimator as find_estimator
 from vq.quantizers.passing import everything
@@ -154,16 +154,7 @@ class ResidualQuantizer(Staged):
             left = left - found[-1].values.detach()
         return found, total
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch, *codes_shape)`` int64; see ``Quantizer``.
-
-        Raises:
-            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
-        """
-        check_input(self.kind, x, self.dim, mask)
-        self._check_ready()
-        check_finite(self.kind, x, mask)
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         left, valid, _ = clean(x, mask)
         codes = []
         for part in self.each():

@@ -157,23 +157,7 @@ class TableQuantizer(Composable):
             return points.detach()
         return self._prepare(through, mask)[0]
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Codes ``(*batch,)`` int64; see ``Quantizer``.
-
-        Raises:
-            ValueError: as ``forward``, and for NaN or infinity that no mask hides, with its index.
-        """
-        check_input(self.kind, x, self.dim, mask)
-        self._check_ready()
-        bad = ~torch.isfinite(x)
-        if mask is not None:
-            bad &= mask[..., None]
-        if bool(bad.any()):
-            index = tuple(int(i) for i in bad.nonzero()[0])
-            raise ValueError(
-                f"{self.kind}: x[{index}] is {float(x[index])}; expected finite numbers"
-            )
+    def _encode(self, x: Tensor, mask: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             points, valid, _ = self._prepare(x, mask)
             codes = self._find(points, self._table())

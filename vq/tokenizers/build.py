@@ -103,12 +103,14 @@ def quality_of(recipe: Recipe) -> Callable[[Tensor, Tensor], dict[str, float]]:
     """Measures of the recipe's kind, means over items: PSNR and SSIM, or SI-SDR; decibels."""
 
     def image(output: Tensor, target: Tensor) -> dict[str, float]:
+        """PSNR, and SSIM of images that its window fits into."""
         found = {"psnr": float(psnr(output, target).mean())}
         if min(target.shape[2:]) >= _SSIM_WINDOW:
             found["ssim"] = float(ssim(output, target).mean())
         return found
 
     def audio(output: Tensor, target: Tensor) -> dict[str, float]:
+        """SI-SDR."""
         return {"si_sdr": float(si_sdr(output, target).mean())}
 
     return image if recipe.kind == "image" else audio

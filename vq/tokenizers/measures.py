@@ -89,6 +89,7 @@ def si_sdr(output: Tensor, target: Tensor, lengths: Tensor | None = None) -> Ten
     """
 
     def one(y: Tensor, s: Tensor) -> Tensor:
+        """Of one item: the limit where both are silent, its negative where one is."""
         y, s = (_centred(v) for v in (y, s))
         energy = s.square().sum()
         if not (s.any() and y.any()):

@@ -140,7 +140,10 @@ class CodebookMonitor(lightning.Callback):
         self._hooks = []
 
     def _hook(self, name: str) -> Any:
+        """What a quantizer runs after each forward."""
+
         def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Quantized) -> None:
+            """Add what one call in training used, and how many entries it revived."""
             if not module.training:
                 return
             quantizer, x = self._watched[name], inputs[0]

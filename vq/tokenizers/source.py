@@ -83,6 +83,7 @@ def _image_loader(recipe: Recipe) -> Load:
     """Images as bytes, a quarter of the memory of floats; scaled to ``resize`` where the recipe says so."""
 
     def load(path: Path) -> Tensor:
+        """``(channels, height, width)`` uint8 of a file."""
         pixels = read_image(path, recipe.channels)
         short = min(pixels.shape[1:])
         if recipe.resize and short != recipe.resize:

@@ -162,6 +162,7 @@ class Tokenizer(nn.Module):
             )
 
         def values(part: Tensor) -> Tensor:
+            """Values with their axis in the place where that of the codes was."""
             last = part.movedim(1, -1)
             shaped = last.reshape(*last.shape[:-1], *quantizer.codes_shape)
             return quantizer.decode(shaped, stages).movedim(-1, 1)

@@ -75,6 +75,7 @@ def make_module(recipe: Recipe, source: Source, options: TrainOptions) -> Tokeni
     pieces = source.pieces(recipe, mix(options.seed, 5))
 
     def pool(n: int) -> Tensor:
+        """Batch n of the pieces that start the quantizer, which training does not see."""
         first = _POOL + n * recipe.batch
         return torch.stack([pieces[first + i] for i in range(recipe.batch)])
 

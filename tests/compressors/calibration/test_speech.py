@@ -10,19 +10,13 @@ import pytest
 import torch
 
 import vq
-from vq.compressors.calibration.speech import (
-    open_listener,
-    read_sound,
-    score_speech,
-    sound_files,
-    transcribe,
-    word_errors,
-    words_of,
-)
+from vq.compressors.calibration.sounds import read_sound, sound_files
+from vq.compressors.calibration.speech import open_listener, transcribe
 from vq.compressors.files.ctranslate2 import is_ctranslate2, read_arrays
 from vq.compressors.files.source import open_source
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
+from vq.compressors.scores.speech import score_speech, word_errors, words_of
 from vq.errors import VqError
 
 SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")

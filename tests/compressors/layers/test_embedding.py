@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vq.codebooks import build
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.layers.embedding import QuantizedEmbedding, TiedHead
 from vq.compressors.layers.linear import QuantizedLinear
 from vq.compressors.loading import load

@@ -1,6 +1,5 @@
 """Outliers, low-rank parts and own tables of packed layers: alone, and through a whole model."""
 
-import argparse
 import copy
 import os
 import shutil
@@ -14,10 +13,9 @@ import torch
 
 import vq
 from vq.codebooks import build
-from vq.compressors.files.size import measure_size
+from vq.compressors.checkpoint.size import measure_size
 from vq.compressors.files.tensorfile import read_header
 from vq.compressors.layers.linear import QuantizedLinear
-from vq.compressors.layers.packing import from_parts, pack, parts
 from vq.compressors.layers.sides import SIDES, Sides, scale_rows
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
@@ -28,6 +26,7 @@ from vq.compressors.rounding.options import (
     OutlierOptions,
     TableOptions,
 )
+from vq.compressors.rounding.packing import from_parts, pack, parts
 from vq.compressors.rounding.round import RoundingOptions, restore, round_matrices
 from vq.errors import VqError
 
@@ -309,7 +308,7 @@ def test_bits_count_the_bytes_on_disk(everything, llama, text, tmp_path):
 @pytest.mark.hf
 @pytest.mark.parametrize("name", ["all", "tables", "columns"])
 def test_analysis_reads_the_same_matrices(name, everything, llama, text, tmp_path):
-    from vq.analysis.open import open_subject
+    from vq.analysis.files.open import open_subject
 
     output = everything.output
     if name != "all":
@@ -450,27 +449,6 @@ def test_a_module_and_its_file(name, sides, tmp_path):
     assert report.layers["0"]["bits_per_weight"] == pytest.approx(
         model[0].bits_per_weight, abs=1e-5
     )
-
-
-def test_settings_of_the_command_line():
-    from vq.cli.compress import add_arguments, read_options
-
-    def read(*words):
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return read_options(parser.parse_args(["m", "-o", "o", *words]))
-
-    options = read(
-        "--set", "polish=2", "outliers.share=0.01", "outliers.by=magnitude", "rotation=none"
-    )
-    assert options.outliers == {"share": 0.01, "by": "magnitude"}
-    assert (options.polish, options.rotation) == (2, "none")
-    with pytest.raises(VqError, match="--set polish: expected KEY=VALUE"):
-        read("--set", "polish")
-    with pytest.raises(VqError, match="seed is set by another option too"):
-        read("--seed", "1", "--set", "seed=2")
-    with pytest.raises(VqError, match="unknown key 'polisch'; .*polish"):
-        read("--set", "polisch=2")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from vq.compressors.calibration.hessian import Hessian
-from vq.compressors.tuning.closed import Drift, compensate, measure_drift
+from vq.compressors.tuning.closed import Drift, Inputs, compensate, input_of, measure_drift
 
 
 class Ends(nn.Module):
@@ -36,10 +38,11 @@ def drift_of(blocks, name, ends, weights=None):
     runs = [lambda x=x: block(x) for x in bent]
     original_runs = [lambda x=x: original(x) for x in seen]
     wanted = [run() for run in original_runs]
+    layer = getattr(original, name)
+    inputs = [partial(input_of, layer, run) for run in original_runs]
     with torch.no_grad():
         return measure_drift(
-            getattr(block, name), getattr(original, name), runs, original_runs,
-            wanted if ends else None, weights,
+            getattr(block, name), inputs, runs, wanted if ends else None, weights,
         )  # fmt: skip
 
 
@@ -78,3 +81,33 @@ def test_what_cannot_be_solved_changes_nothing():
     bad = Hessian(-torch.eye(4), 1, mass=1.0)
     compensate({"x": layer}, Drift(bad, torch.eye(4), None), 0.01)
     assert torch.equal(layer.weight, before)
+
+
+def test_inputs_are_those_of_every_run(blocks):
+    original, _, seen, _ = blocks
+    kept = Inputs(original, {"up": original.up, "down": original.down})
+    for x in seen:
+        original(x)
+    kept.close()
+    original(seen[0])  # not watched any more
+    found = kept.take("down")
+    assert len(found) == len(seen)
+    for x, y in zip(seen, found, strict=True):
+        assert torch.equal(y, torch.tanh(original.up(x)))
+    assert kept.take("down") is None, "given away"
+
+
+def test_inputs_of_a_layer_that_is_not_called_once_in_a_run_are_not_kept(blocks):
+    _, block, seen, _ = blocks
+
+    class Often(nn.Module):
+        def forward(self, x):
+            return block.up(x) + block.up(x) + block.down(block.up(x)).mean()
+
+    often = Often()
+    kept = Inputs(often, {"up": block.up, "down": block.down})
+    for x in seen:
+        often(x)
+    kept.close()
+    assert kept.take("up") is None
+    assert len(kept.take("down")) == len(seen)

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 
 import pytest
 import torch
 
 import vq
+from vq.compressors.calibration.calibrate import Activations
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
+from vq.compressors.tuning.closed import Inputs
 from vq.errors import VqError
 
 pytestmark = pytest.mark.hf
@@ -78,3 +81,26 @@ def test_tuning_needs_text():
         CompressOptions(windows=0, rounding="nearest", tuning={"tokens": 5})
     with pytest.raises(VqError, match="unknown key 'rat'.*rate"):
         CompressOptions(tuning={"rat": 5})
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_what_is_kept_of_earlier_runs_saves_time_and_changes_nothing(
+    run, contents, monkeypatch, epochs
+):
+    """Inputs of the original's layers, and results of parts whose layers are all rounded."""
+    options = dataclasses.replace(OPTIONS, tuning={"compensate": True, "block_epochs": epochs})
+    quick = contents(run("quick", options).output)
+    settled, kept = [], []
+    monkeypatch.setattr(Activations, "settle", lambda self, part: settled.append(part))
+    monkeypatch.setattr(Inputs, "take", lambda self, name: kept.append(name))
+    assert contents(run("slow", options).output) == quick
+    assert len({*map(id, settled)}) == (0 if epochs else 3), "attention, of each block"
+    assert [name.split(".")[-1] for name in kept] == ["q_proj", "o_proj", "gate_proj"] * 3
+
+
+def test_a_run_that_kept_something_ends_as_an_interrupted_one(run, contents):
+    options = dataclasses.replace(OPTIONS, tuning={"compensate": True})
+    whole = contents(run("whole", options).output)
+    with pytest.raises(Stop):
+        run(options=options, progress=stop_at("block", 2))
+    assert contents(run(options=options).output) == whole

@@ -16,7 +16,9 @@ from vq.compressors.calibration.hessian import (
     collect_hessians,
     group_by_input,
 )
+from vq.compressors.calibration.settled import Settled
 from vq.compressors.structure.skeleton import Skeleton, first
+from vq.compressors.structure.stand import Stand
 from vq.errors import VqError
 
 __all__ = [
@@ -56,12 +58,22 @@ class Activations:
     calls: list[list[tuple[tuple[Any, ...], dict[str, Any]]]]
     start: int = 0
     outputs: int | None = None
+    settled: Settled = field(default_factory=Settled, repr=False)
 
     def run(self, block: nn.Module, index: int, window: int) -> Tensor:
         """Output of a block for a window."""
         args, kwargs = self.calls[index - self.start][window]
+        self.settled.turn(window)
         with torch.no_grad():
             return first(block(self.hidden[window], *args, **kwargs))
+
+    def settle(self, part: nn.Module) -> None:
+        """Run a part of the block at work once more for each window, then no more until ``forget``."""
+        self.settled.add(part, 2 * self.hidden[0].numel() if self.hidden else 0)
+
+    def forget(self) -> None:
+        """Run all of the block again."""
+        self.settled.clear()
 
     def runs(self, block: nn.Module, index: int) -> list[Callable[[], Any]]:
         """One call a window, each of which runs the block on it."""
@@ -131,20 +143,6 @@ class WholeModel:
                 handle.remove()
 
 
-class _Stand(nn.Module):
-    """Stands for a block: has its attributes, hands hidden states on in the form that the block gives them."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self._block = [block]  # unregistered
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_block"][0], name)
-
-
 @dataclass(eq=False)
 class _Pass:
     """One pass of a window through the stand-ins of a stack.
@@ -175,7 +173,7 @@ class _Pass:
         self.seen.append((hidden, args, kwargs))
 
 
-class _Recorder(_Stand):
+class _Recorder(Stand):
     """Notes a block's arguments; the first of a stack runs for real where it gives more than hidden states."""
 
     def __init__(self, block: nn.Module, number: int, state: _Pass) -> None:
@@ -194,7 +192,7 @@ class _Recorder(_Stand):
         return passed if state.outputs is None else (passed, *state.extras)
 
 
-class _Probe(_Stand):
+class _Probe(Stand):
     """Runs the first block of a stack to see what it gives."""
 
     def __init__(self, block: nn.Module, found: list[Any]) -> None:
@@ -208,7 +206,7 @@ class _Probe(_Stand):
         raise _Done
 
 
-class _Player(_Stand):
+class _Player(Stand):
     """Stands for a block of a stack that ran before: the last one gives what the stack gave."""
 
     def __init__(self, block: nn.Module, result: Tensor | None, outputs: int | None) -> None:
@@ -220,7 +218,7 @@ class _Player(_Stand):
         return hidden if self.outputs is None else (hidden, *[None] * self.outputs)
 
 
-class _Later(_Stand):
+class _Later(Stand):
     """Stands for a block of a stack that has not run yet."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,97 +1,21 @@
-"""Speech encoder-decoders: sounds as calibration windows, transcripts, teacher-forced loss and word error rate."""
+"""Speech encoder-decoders: what they hear, what they write, and both as calibration windows."""
 
 from __future__ import annotations
 
 import copy
-import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vq.compressors.calibration.sounds import read_sound, sound_files
+from vq.compressors.calibration.texts import load_tokenizer
 from vq.compressors.files.source import ModelSource
 from vq.compressors.options import CompressOptions
 from vq.errors import VqError
-
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".g722", ".opus")
-_RATE = 16000  # Hz, of the feature extractor of Whisper
-
-
-def sound_files(paths: Sequence[str | Path]) -> list[Path]:
-    """Sound files, in order of name within a folder.
-
-    Raises:
-        VqError: if a path is missing or a folder holds no sound.
-    """
-    files: list[Path] = []
-    for given in paths:
-        path = Path(given).expanduser()
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not found:
-                raise VqError(f"{path}: the folder holds no sound file ({', '.join(SUFFIXES)})")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise VqError(f"{path}: no such sound file or folder")
-    return files
-
-
-def read_sound(path: Path, rate: int = _RATE) -> Tensor:
-    """A sound as mono float32 ``(samples,)`` at ``rate`` Hz, between -1 and 1.
-
-    Raises:
-        VqError: if no installed package can read it.
-    """
-    if path.suffix.lower() in (".wav", ".flac", ".ogg"):
-        try:
-            import soundfile
-        except ImportError:
-            pass
-        else:
-            try:
-                data, own = soundfile.read(path, dtype="float32", always_2d=True)
-            except RuntimeError as error:
-                raise VqError(f"{path}: not a readable sound ({error})") from error
-            return _resample(torch.from_numpy(data).mean(1), own, rate)
-    return _read_with_av(path, rate)
-
-
-def _read_with_av(path: Path, rate: int) -> Tensor:
-    try:
-        import av
-    except ImportError as error:
-        raise VqError(
-            f"{path}: reading sound needs soundfile or av: pip install 'vq-toolkit[av]' ({error})"
-        ) from error
-    kind = "g722" if path.suffix.lower() == ".g722" else None
-    try:
-        with av.open(str(path), format=kind) as container:
-            turn = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            frames = [f for frame in container.decode(audio=0) for f in turn.resample(frame)]
-            frames += turn.resample(None)
-    except (av.error.FFmpegError, IndexError, ValueError) as error:
-        raise VqError(f"{path}: not a readable sound ({error})") from error
-    parts = [torch.from_numpy(frame.to_ndarray()).reshape(-1) for frame in frames]
-    return torch.cat(parts) if parts else torch.zeros(0)
-
-
-def _resample(x: Tensor, own: int, rate: int) -> Tensor:
-    """Sound at another rate, band-limited: the spectrum is cut or padded."""
-    if own == rate or not x.numel():
-        return x
-    length = max(1, round(x.numel() * rate / own))
-    spectrum = torch.fft.rfft(x)
-    bins = length // 2 + 1
-    kept = torch.zeros(bins, dtype=spectrum.dtype)
-    both = min(bins, spectrum.numel())
-    kept[:both] = spectrum[:both]
-    return torch.fft.irfft(kept, n=length) * (length / x.numel())
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +53,6 @@ def open_listener(folder: Path, name: str) -> Listener:
         VqError: if the folder lacks them.
     """
     from transformers import AutoFeatureExtractor
-
-    from vq.compressors.calibration.texts import load_tokenizer
 
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder)
@@ -198,7 +120,7 @@ def speech_windows(
     inputs = []
     for path in chosen:
         features = listener.features(path).float()
-        inputs.append({"input_features": features, "decoder_input_ids": _prompted(model, features)})
+        inputs.append({"input_features": features, "decoder_input_ids": prompted(model, features)})
     tokens = sum(window["decoder_input_ids"].numel() for window in inputs)
     summary = {"windows": len(inputs), "sounds": len(files), "transcript_tokens": tokens}
     return inputs, summary
@@ -212,112 +134,10 @@ def _original(source: ModelSource) -> Any:
     return kind.from_pretrained(source.folder, dtype=torch.float32).eval()
 
 
-def _prompted(model: Any, features: Tensor) -> Tensor:
+def prompted(model: Any, features: Tensor) -> Tensor:
     """A transcript as what the decoder is given: its start token first, no end."""
     own = features.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
     tokens = transcribe(model, own)
     ends = (tokens == int(model.config.eos_token_id)).nonzero()[:, 0]
     later = ends[ends > 0]
     return tokens[: int(later[0])][None] if later.numel() else tokens[None]
-
-
-@dataclass(frozen=True)
-class SpeechScores:
-    """Scores of a speech model against the transcripts of its original.
-
-    Attributes:
-        loss: mean negative log-likelihood of the original's transcript tokens, in nats, teacher-forced.
-        reference_loss: the same of the original.
-        word_error_rate: word errors against the original's transcripts over their words.
-        words: of the original's transcripts.
-        tokens: scored.
-        files: transcribed.
-        same: transcripts that are the original's, word for word.
-    """
-
-    loss: float
-    reference_loss: float
-    word_error_rate: float
-    words: int
-    tokens: int
-    files: int
-    same: int
-
-
-@torch.no_grad()
-def score_speech(
-    model: nn.Module,
-    reference: nn.Module,
-    listener: Listener,
-    files: Sequence[Path],
-    done: Callable[[int], None] | None = None,
-    known: dict[Path, Tensor] | None = None,
-) -> SpeechScores:
-    """Score a speech model against its original.
-
-    Args:
-        model: a speech encoder-decoder.
-        reference: the original; its greedy transcripts count as true.
-        listener: features and text.
-        files: sounds.
-        done: hears of the number of files finished.
-        known: transcripts of the original by file; it is filled, for the next model of the same original.
-
-    Raises:
-        VqError: if a likelihood is not finite.
-    """
-    loss = reference_loss = 0.0
-    tokens = words = errors = same = 0
-    truth = {} if known is None else known
-    for number, path in enumerate(files):
-        features = listener.features(path).float()
-        if path not in truth:
-            truth[path] = _prompted(reference, features)
-        given = truth[path]
-        ours, count = _forced(model, features, given, path)
-        theirs, _ = _forced(reference, features, given, path)
-        loss, reference_loss, tokens = loss + ours, reference_loss + theirs, tokens + count
-        wanted = words_of(listener.text(given[0]))
-        heard = words_of(listener.text(_prompted(model, features)[0]))
-        errors += word_errors(wanted, heard)
-        words += len(wanted)
-        same += wanted == heard
-        if done is not None:
-            done(number + 1)
-    many = max(tokens, 1)
-    rate = errors / max(words, 1)
-    return SpeechScores(loss / many, reference_loss / many, rate, words, tokens, len(files), same)
-
-
-def _forced(model: Any, features: Tensor, given: Tensor, path: Path) -> tuple[float, int]:
-    """Sum of negative log-likelihoods of a transcript and its end, each token after the true ones; their number.
-
-    Tokens of the prompt (language, task, no time stamps) are not scored: their numbers lie above the end's.
-    """
-    end = int(model.config.eos_token_id)
-    own = features.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
-    logits = model(input_features=own, decoder_input_ids=given, use_cache=False).logits[0]
-    target = torch.cat([given[0, 1:], torch.tensor([end])])
-    scored = target <= end
-    total = float(
-        nn.functional.cross_entropy(logits[scored].float(), target[scored], reduction="sum")
-    )
-    if not math.isfinite(total):
-        raise VqError(f"{path}: the model's likelihood is not finite; it cannot be scored")
-    return total, int(scored.sum())
-
-
-def words_of(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
-    return re.findall(r"[\w']+", text.lower())
-
-
-def word_errors(wanted: Sequence[str], heard: Sequence[str]) -> int:
-    """Least number of words to put in, take out or change (Levenshtein)."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(wanted, 1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            cost = previous + (word != other)
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, cost)
-    return row[-1]

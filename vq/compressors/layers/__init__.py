@@ -1,6 +1,5 @@
 """Layers whose weights are packed codes.
 
-``packing`` makes them of rounded matrices, and ``pack_embedding`` of embeddings at the end of a run. ``linear`` and
-``embedding`` are the layers; what they store is in ``matrix`` and ``header``, what stands beside the codes in
-``sides``, the numbers that codes stand for in ``tables``, and the way back to a dense matrix in ``decode``.
+``linear`` and ``embedding`` are the layers; what they store is in ``matrix`` and ``header``, what stands beside the
+codes in ``sides``, the numbers that codes stand for in ``tables``, and the way back to a dense matrix in ``decode``.
 """

@@ -18,7 +18,7 @@ class QuantizedEmbedding(QuantizedLinear):
     """A table of embeddings in packed codes; only the rows that are asked for are decoded.
 
     It holds what a ``QuantizedLinear`` holds, with a row for each token: ``project`` multiplies by the same matrix,
-    which is what a tied head does.
+    which is what a tied head does and what ``explain`` speaks of.
 
     Args:
         count: rows, the size of the vocabulary.
@@ -72,10 +72,6 @@ class QuantizedEmbedding(QuantizedLinear):
     def project(self, x: Tensor) -> Tensor:
         """``x @ table.T``: ``(*batch, width)`` to ``(*batch, count)``, in x's dtype; differentiable in x."""
         return super().forward(x)
-
-    def explain(self, rows: int = 1) -> str:
-        """Which kernel serves ``project``, and why."""
-        return super().explain(rows)
 
 
 class TiedHead(nn.Module):

@@ -32,6 +32,7 @@ from vq.compressors.rounding.block import derived_seed
 from vq.compressors.rounding.rotation import hadamard, random_signs
 from vq.compressors.rounding.round import block_ldl
 from vq.compressors.structure.skeleton import Skeleton
+from vq.compressors.structure.stand import Stand
 from vq.compressors.tuning.stage import fill_whole
 from vq.errors import VqError
 
@@ -258,19 +259,12 @@ def predict(skeleton: Skeleton, row: Tensor, hidden: Tensor) -> Tensor:
     raise AssertionError("unreachable")
 
 
-class _Stub(nn.Module):
+class _Stub(Stand):
     """Stands for a block: returns what it was given when it was made."""
 
     def __init__(self, block: nn.Module, hidden: Tensor, as_tuple: bool) -> None:
-        super().__init__()
+        super().__init__(block)
         self.hidden, self.as_tuple = hidden, as_tuple
-        self._block = [block]  # unregistered
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["_block"][0], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
         return (self.hidden,) if self.as_tuple else self.hidden

@@ -17,12 +17,12 @@ from vq.compressors.calibration.hessian import (
     my_windows,
     sum_hessians,
 )
-from vq.compressors.files.shelf import SHARED, Shelf
 from vq.compressors.layers.linear import QuantizedLinear
-from vq.compressors.layers.packing import from_parts, install_dense, pack, parts
 from vq.compressors.options import CompressOptions
 from vq.compressors.ranks import Ranks, spread
+from vq.compressors.rounding.packing import from_parts, install_dense, pack, parts
 from vq.compressors.rounding.round import RoundedMatrix, round_matrices
+from vq.compressors.rounding.shelf import SHARED, Shelf
 from vq.compressors.structure.memory import release
 from vq.compressors.structure.stacks import Blocks
 from vq.errors import VqError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,13 @@ from vq.compressors.rounding.block import (
 )
 from vq.compressors.structure.skeleton import Skeleton
 from vq.compressors.tuning.block import BlockTuner
-from vq.compressors.tuning.closed import NotOnce, compensate, measure_drift
+from vq.compressors.tuning.closed import (
+    Inputs,
+    NotOnce,
+    compensate,
+    input_of,
+    measure_drift,
+)
 from vq.compressors.tuning.options import TuneOptions
 
 
@@ -106,7 +113,11 @@ class _Block:
         self.source = copy.deepcopy(self.block)
         self.runs = inputs.runs(self.block, index)
         self.source_runs = original.runs(self.source, index)
+        self.groups = group_by_input(self.block, self.linears, self.runs[0])
+        self.ends = [self._ends_block(group) for group in self.groups]
+        self.kept = Inputs(self.source, {name: self._in_source(name) for name in self._to_keep()})
         self.wanted = original.after(self.source, index, self.name)
+        self.kept.close()
         self.beside = tuned_beside(owner, index)
         may = {id(p) for p in self.beside.values()} | {id(m.weight) for m in self.linears.values()}
         fixed = [p for p in self.block.parameters() if id(p) not in may]
@@ -115,17 +126,46 @@ class _Block:
     def quantize(self) -> BlockResult:
         """Round all groups; the block then holds the tuned result, and the original's states are a block further."""
         result, done = BlockResult(), {}
-        groups = group_by_input(self.block, self.linears, self.runs[0])
-        for number, group in enumerate(groups):
-            self._round(group, self._ends_block(group), result)
+        for number, group in enumerate(self.groups):
+            self._round(group, self.ends[number], result)
             done.update({name: self.linears[name] for name in group})
+            if not self.owner.tuning.block_epochs and number + 1 < len(self.groups):
+                self._settle(done)
             seed = derived_seed(self.owner.options.seed, f"{self.name}:{number}")
-            losses = self.tuner.tune(done, 1 / len(groups), seed)
+            losses = self.tuner.tune(done, 1 / len(self.groups), seed)
             for name in group:
                 result.reports[name] |= {f"tuned_{key}": value for key, value in losses.items()}
         self._finish(result)
         self.outer.hidden = self.wanted
         return result
+
+    def _to_keep(self) -> list[str]:
+        """Layers of the original block whose inputs are kept: not of the first group, for which a run is short."""
+        most = (
+            2 * self.outer.hidden[0].shape[-1] if self.outer.hidden else 0
+        )  # wide ones would fill the memory
+        pairs = zip(self.groups[1:], self.ends[1:], strict=True)
+        heads = [group[0] for group, ends in pairs if not ends]
+        return [name for name in heads if self.linears[name].in_features <= most]
+
+    def _settle(self, done: Mapping[str, nn.Linear]) -> None:
+        """Run no part of the block again whose layers are all rounded: attention, while the rest is."""
+        for name, part in self.block.named_children():
+            inside = [n for n in self.linears if n.startswith(f"{self.name}.{name}.")]
+            if inside and all(n in done for n in inside):
+                self.inputs.settle(part)
+
+    def _in_source(self, name: str) -> nn.Module:
+        """The layer of the original block."""
+        return self.source.get_submodule(name.removeprefix(f"{self.name}."))
+
+    def _originals(self, name: str) -> list[Callable[[], Tensor]]:
+        """What a layer of the original block is given, window by window."""
+        kept = self.kept.take(name)
+        if kept is not None:
+            return [partial(kept.__getitem__, i) for i in range(len(kept))]
+        layer = self._in_source(name)
+        return [partial(input_of, layer, run) for run in self.source_runs]
 
     def _round(self, group: list[str], ends: bool, result: BlockResult) -> None:
         """Compensate and round one group; an expert is only rounded."""
@@ -134,9 +174,8 @@ class _Block:
             with torch.no_grad():
                 drift = measure_drift(
                     self.linears[first],
-                    self.source.get_submodule(first.removeprefix(f"{self.name}.")),
+                    [] if ends else self._originals(first),
                     self.runs,
-                    self.source_runs,
                     self.wanted if ends else None,
                     self.tuner.scales if self.owner.tuning.token_weights and ends else None,
                 )
@@ -154,7 +193,7 @@ class _Block:
     def _ends_block(self, group: list[str]) -> bool:
         """Whether what is added to a layer's output is added to the block's."""
         layer = self.linears[group[0]]
-        if len(group) > 1 or layer.out_features != self.wanted[0].shape[-1]:
+        if len(group) > 1 or layer.out_features != self.outer.hidden[0].shape[-1]:
             return False
         before = self.runs[0]()
         handle = layer.register_forward_hook(lambda _m, _a, output: output + 1.0)

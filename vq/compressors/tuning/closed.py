@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +54,46 @@ def grab(layer: nn.Module, run: Callable[[], Any], stop: bool) -> tuple[Tensor, 
     return seen[0], result
 
 
+def input_of(layer: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """Input of a layer in a forward pass, which ends there."""
+    return grab(layer, run, stop=True)[0]
+
+
+class Inputs:
+    """Keeps what some layers are given, run by run; nothing of one that is not called once in each run: an expert.
+
+    Args:
+        block: that is run.
+        layers: some of its layers by name.
+    """
+
+    def __init__(self, block: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+        self._kept: dict[str, list[Tensor]] = {name: [] for name in layers}
+        self._runs = 0
+        self._handles = [
+            layer.register_forward_pre_hook(partial(self._note, name))
+            for name, layer in layers.items()
+        ]
+        self._handles.append(block.register_forward_hook(self._end))
+
+    def _note(self, name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        if name in self._kept:
+            self._kept[name].append(args[0].detach())
+
+    def _end(self, *_: Any) -> None:
+        self._runs += 1
+        self._kept = {n: seen for n, seen in self._kept.items() if len(seen) == self._runs}
+
+    def close(self) -> None:
+        """Watch no more."""
+        for handle in self._handles:
+            handle.remove()
+
+    def take(self, name: str) -> list[Tensor] | None:
+        """Inputs of a layer, a tensor a run, which are given away; None where nothing was kept."""
+        return self._kept.pop(name, None)
+
+
 class NotOnce(Exception):
     """A layer is not called once a window, or not with the same tokens as in the original: an expert."""
 
@@ -63,9 +104,8 @@ class _Enough(Exception):
 
 def measure_drift(
     layer: nn.Linear,
-    original: nn.Module,
+    original: Sequence[Callable[[], Tensor]],
     runs: Sequence[Callable[[], Tensor]],
-    original_runs: Sequence[Callable[[], Tensor]],
     wanted: Sequence[Tensor] | None,
     weights: Sequence[Tensor] | None,
 ) -> Drift:
@@ -73,9 +113,8 @@ def measure_drift(
 
     Args:
         layer: in the block that is being compressed.
-        original: the same layer of the original block.
+        original: each gives what the same layer of the original block is fed in a window; not used with ``wanted``.
         runs: each runs the block being compressed on a window.
-        original_runs: the same for the original block.
         wanted: the original block's outputs, for a layer that ends the block; else None.
         weights: ``(tokens,)`` a window; how much each token counts.
 
@@ -93,7 +132,7 @@ def measure_drift(
         matrix.addmm_(scaled.t(), x)
         total, count = total + float(factor.sum()), count + len(x)
         if wanted is None:
-            other, _ = grab(original, original_runs[i], stop=True)
+            other = original[i]()
             if other.shape != seen.shape:
                 raise NotOnce
             assert moved is not None
