@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from vq.codebooks import build
-from vq.compressors.layers.packing import pack
 from vq.compressors.options import CompressOptions
 from vq.compressors.rounding.columns import choose_columns, fit_columns
 from vq.compressors.rounding.options import ColumnOptions, OutlierOptions
+from vq.compressors.rounding.packing import pack
 from vq.compressors.rounding.round import RoundingOptions, restore, round_matrices
 from vq.errors import VqError
 
