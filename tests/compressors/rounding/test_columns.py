@@ -7,6 +7,7 @@ import torch
 from vq.codebooks import build
 from vq.compressors.options import CompressOptions
 from vq.compressors.rounding.columns import choose_columns, fit_columns
+from vq.compressors.rounding.feedback import block_ldl, feedback_rounding
 from vq.compressors.rounding.options import ColumnOptions, OutlierOptions
 from vq.compressors.rounding.packing import pack
 from vq.compressors.rounding.round import RoundingOptions, restore, round_matrices
@@ -49,11 +50,14 @@ def test_the_columns_with_most_energy_are_chosen(data):
 @pytest.mark.parametrize("dim", [1, 4])
 def test_codes_are_those_of_two_steps_by_hand(data, dim):
     """Column 19 is rounded to what is best for it, column 4 to what is best given that."""
-    metric, entries = data[1].double(), 8
+    both = torch.zeros(WIDTH)
+    both[[4, 19]] = 3 * float(data[1].diagonal().max()) ** 0.5
+    given, entries = data[1] + both[:, None] * both, 4  # the two depend on each other
+    metric = given.double()
     error = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(5))
     mass = torch.rand(ROWS, generator=torch.Generator().manual_seed(6)) + 0.5
     index, options = torch.tensor([4, 19]), ColumnOptions(0.1, dim, entries)
-    found = fit_columns(error, data[1], index, options, mass, seed=0)
+    found = fit_columns(error, given, index, options, mass, seed=0)
     own = metric[index][:, index].numpy()
     best = np.linalg.solve(own, (error.double() @ metric)[:, index].numpy().T).T
     weights = mass.double().numpy() / float(mass.sum())
@@ -72,9 +76,11 @@ def test_codes_are_those_of_two_steps_by_hand(data, dim):
     last, second = rounded(best[:, 1] / scales[1])
     left = best[:, 1] - second * scales[1]
     first, _ = rounded((best[:, 0] + left * own[1, 0] / own[0, 0]) / scales[0])
-    got = torch.tensor(fields(found.codes, 3, 2 * tall)).reshape(2, tall).numpy()
+    got = torch.tensor(fields(found.codes, 2, 2 * tall)).reshape(2, tall).numpy()
     assert (got[1] == last).all()
     assert (got[0] == first).mean() >= 0.9  # float32 may decide a draw otherwise
+    alone, _ = rounded(best[:, 0] / scales[0])
+    assert dim > 1 or ((first != alone).any() and (got[0] == first)[first != alone].all())
     values = found.values(ROWS)
     for column, codes in enumerate(got):
         wanted = table[codes].reshape(-1)[:ROWS] * float(found.scales[column])
@@ -181,3 +187,24 @@ def test_recipes_that_cannot_be_are_refused():
         CompressOptions(columns={"rate": 4}, rotation="none")
     with pytest.raises(VqError, match="a plan does not count columns"):
         CompressOptions(columns={"share": 0.01}, rotation="none", budget="2.5")
+
+
+def test_columns_that_are_set_right_later_leave_no_error_to_others(data):
+    """Column by column, as the definition has it: what was wanted of an exact column, it is."""
+    metric = data[1].double()
+    feedback, _ = block_ldl(data[1], 1, 0.01)
+    book, exact = build("scalar(bits=2)"), torch.zeros(WIDTH, dtype=torch.bool)
+    exact[[4, 19]] = True
+    codes, values = feedback_rounding(data[0], feedback, book, exact=exact)
+    damped = metric / metric.diagonal().mean() + 0.01 * torch.eye(WIDTH)
+    factor = torch.linalg.cholesky(damped)
+    unit, error = factor / factor.diagonal(), torch.zeros(ROWS, WIDTH).double()
+    agreed = 0
+    for j in reversed(range(WIDTH)):
+        wanted = data[0][:, j].double() + error[:, j + 1 :] @ unit[j + 1 :, j]
+        code = book.encode(wanted.float()[:, None])
+        agreed += int((code == codes[:, j]).sum())
+        error[:, j] = data[0][:, j].double() - (wanted if exact[j] else values[:, j].double())
+    assert agreed >= 0.99 * ROWS * WIDTH  # float32 may decide a draw otherwise
+    plain = feedback_rounding(data[0], feedback, book)[0]
+    assert bool((plain[:, :4] != codes[:, :4]).any())
