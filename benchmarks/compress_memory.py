@@ -3,7 +3,9 @@
     python benchmarks/compress_memory.py --json benchmarks/results/compress_memory.json
     python benchmarks/compress_memory.py --large --json benchmarks/results/compress_memory.json
 
-Weights are random; each model is compressed in a process of its own, whose peak resident memory is read at its end.
+Weights are random; each model is compressed in a process of its own. `peak_mib` is the most that was resident there, as
+Linux counts it (`VmHWM`); `peak_anonymous_mib` is the part of it that no file stands behind, looked at every 5 ms;
+`before_mib` is what was resident before the first weight was read, most of it imported libraries.
 `--large` adds a model with a single block as wide as Llama-2-7B (4096, 11008), and projects its 32 blocks: time times
 32, memory as measured, for only one block is in memory at a time. The embedding and head are kept small there, for they
 are not compressed.
@@ -22,7 +24,7 @@ from vq.analysis.environment import result, table, write_json
 SMALL = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8}
 LARGE = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
 CHILD = r"""
-import json, resource, sys, time
+import json, sys, threading, time
 import torch, vq
 torch.set_num_threads(int(sys.argv[5]))
 model, out, options, windows = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
@@ -30,13 +32,37 @@ generator = torch.Generator().manual_seed(0)
 tokens = torch.randint(256, (windows * options["context"],), generator=generator)
 import transformers
 from vq.compressors import pipeline
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def status():
+    with open("/proc/self/status") as file:
+        pairs = [line.split() for line in file]
+    return {p[0][:-1]: int(p[1]) / 1024 for p in pairs if p[0].startswith(("VmHWM", "VmRSS", "Rss"))}
+
+anonymous, before, ended = [0.0], {}, threading.Event()
+
+def watch():
+    while not ended.wait(0.005):
+        anonymous[0] = max(anonymous[0], status()["RssAnon"])
+
+def tell(progress):
+    if progress.stage == "read":  # the model's classes are imported, none of its weights was read
+        before.update(status())
+
+watching = threading.Thread(target=watch, daemon=True)
+watching.start()
 started = time.process_time()
-report = vq.compress(model, out, options=vq.CompressOptions(windows=windows, **options), calibration=tokens)
+report = vq.compress(
+    model, out, options=vq.CompressOptions(windows=windows, **options), calibration=tokens, progress=tell
+)
+seconds = time.process_time() - started
+ended.set()
+watching.join()
 print(json.dumps({
-    "cpu_seconds": time.process_time() - started,
-    "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    "imports_mib": base / 1024,
+    "cpu_seconds": seconds,
+    "peak_mib": status()["VmHWM"],
+    "peak_anonymous_mib": anonymous[0],
+    "before_mib": before["VmRSS"],
+    "before_anonymous_mib": before["RssAnon"],
     "weights": report.report["totals"]["quantized_weights"],
     "bits_per_weight": report.report["totals"]["bits_per_weight"],
 }))
@@ -119,7 +145,8 @@ def main() -> None:
         rows.append(
             {**row, "projected_blocks": 32, "projected_cpu_hours": 32 * row["cpu_seconds"] / 3600}
         )
-    keys = ["blocks", "width", "file_mib", "peak_mib", "cpu_seconds_a_block", "bits_per_weight"]
+    keys = ["blocks", "width", "file_mib", "before_mib", "peak_mib", "peak_anonymous_mib"]
+    keys += ["cpu_seconds_a_block", "bits_per_weight"]
     print(
         table(
             keys,

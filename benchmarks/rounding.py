@@ -1,6 +1,7 @@
-"""What do ways of rounding, outliers, low-rank parts and tables of a matrix's own bring, at equal bits?
+"""What do ways of rounding, outliers, low-rank parts, second codes and tables of its own bring a matrix at equal bits?
 
     python benchmarks/rounding.py MODEL --calibration cal.txt --json benchmarks/results/rounding.json
+    python benchmarks/rounding.py MODEL --calibration cal.txt --only columns   # keeps the other rows of the file
 
 Some matrices of a real model are rounded under their Hessians (inputs of the original, windows of 1024 tokens). The
 error is `tr(E H E^T) / tr(W H W^T)` of the packed layer; bits are the bytes that the layer stores over
@@ -12,6 +13,7 @@ can do: below 1 the extra bytes are better spent here than on more bits.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,12 @@ from safetensors.torch import load_file, save_file
 
 from vq.analysis.environment import result, table, write_json
 from vq.compressors.calibration.texts import choose_windows, load_tokenizer, read_texts, tokenize
-from vq.compressors.rounding.options import LowRankOptions, OutlierOptions, TableOptions
+from vq.compressors.rounding.options import (
+    ColumnOptions,
+    LowRankOptions,
+    OutlierOptions,
+    TableOptions,
+)
 from vq.compressors.rounding.packing import pack
 from vq.compressors.rounding.round import RoundingOptions, round_matrices
 from vq.compressors.rounding.shelf import fitted
@@ -47,6 +54,8 @@ def settings(text: str) -> dict[str, Any]:
             made[key] = LowRankOptions(*numbers)
         elif key == "tables":
             made[key] = TableOptions(*numbers)
+        elif key == "columns":
+            made[key] = ColumnOptions(*numbers)
         else:
             made[key] = numbers[0]
     return made
@@ -68,16 +77,25 @@ BESIDE = [
     f"{NONE}, outliers 0.005 sensitivity, polish 4",
     f"{NONE}, low_rank 4 3",
 ]
+COLUMNS = [
+    f"{NONE}, columns 0.01",
+    f"{NONE}, columns 0.05",
+    f"{NONE}, columns 0.05 1 256",
+    f"{NONE}, columns 0.02 4 256",
+    f"{NONE}, columns 0.05, polish 4",
+]
 ROWS = [
     (SCALAR, f"{NONE}, method nearest"),
     (SCALAR, "method nearest"),
     *[(SCALAR, text) for text in BESIDE],
+    *[(SCALAR, text) for text in COLUMNS],
     (SCALAR, f"{NONE}, method nearest, tables 1 0, outliers 0.005 sensitivity"),
     (SCALAR, f"{NONE}, tables 1 0"),
     (SCALAR, f"{NONE}, tables 1 4"),
     (SCALAR, "tables 0 0"),
     (SCALAR, "tables 0 4"),
     *[(VECTORS, text) for text in BESIDE],
+    *[(VECTORS, text) for text in COLUMNS],
     (VECTORS, "tables 0 0"),
     (VECTORS, "tables 0 4"),
     (VECTORS, f"{NONE}, tables 0 4"),
@@ -92,6 +110,7 @@ ROWS = [
     (TRELLIS, "outliers 0.005 sensitivity"),
     (TRELLIS, "low_rank 4 3"),
     (TRELLIS, f"{NONE}, outliers 0.005 sensitivity"),
+    (TRELLIS, f"{NONE}, columns 0.05"),
 ]
 
 
@@ -172,6 +191,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hessians", type=Path, help="file that keeps weights and Hessians")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--only", help="measure rows with this word in their options, and plain ones"
+    )
     parser.add_argument("--json", default="benchmarks/results/rounding.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -181,9 +203,16 @@ def main() -> None:
         data = collect(args.model, args.calibration, args.layers, args.windows, args.seed)
         if args.hessians:
             save_file(data, args.hessians)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    known: dict[tuple[str, str, str], dict[str, Any]] = {}
+    if args.only:
+        stored = json.loads(Path(args.json).read_text(encoding="utf-8"))["rows"]
+        known = {(r["layer"], r["codebook"], r["options"]): r for r in stored}
     for spec, text in ROWS:
         for name in args.layers:
+            if args.only and text and args.only not in text and (name, spec, text) in known:
+                rows.append(known[name, spec, text])
+                continue
             rows.append(measure(name, data, spec, text, args.seed))
             print(*rows[-1].values(), flush=True)
     compare(rows)

@@ -44,7 +44,7 @@ except ValueError as error:
 """
 
 
-def start(size, port, *arguments):
+def start(size, port, *arguments, script=RUN):
     """The processes of a job, as torchrun would start them."""
     jobs = []
     for rank in range(size):
@@ -56,7 +56,7 @@ def start(size, port, *arguments):
             "MASTER_PORT": port,
         }
         environment = {**os.environ, **{k: str(v) for k, v in more.items()}}
-        command = [sys.executable, "-c", RUN, *map(str, arguments)]
+        command = [sys.executable, "-c", script, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         jobs.append(subprocess.Popen(command, env=environment, **pipes))
     return [(*job.communicate(timeout=300), job.returncode) for job in jobs]
@@ -109,6 +109,49 @@ def test_a_dead_process_ends_the_job_and_a_rerun_goes_on(
     options = CompressOptions(codebook="scalar(bits=2)", windows=4, context=16)
     alone = compress(llama, tmp_path / "alone", options=options, calibration=text)
     assert contents(tmp_path / "out") == contents(alone.output)
+
+
+PLAN = """
+import sys, torch
+torch.set_num_threads(1)
+from vq.compressors.options import CompressOptions
+from vq.compressors.pipeline import compress
+model, output, text, budget, epochs = sys.argv[1:]
+tuning = {"block_epochs": int(epochs)} if int(epochs) else {}
+options = CompressOptions(windows=4, context=16, budget=budget, tuning=tuning)
+try:
+    report = compress(model, output, options=options, calibration=text, timeout=200)
+    print("done", len(set(layer["codebook"] for layer in report.report["layers"].values())))
+except ValueError as error:
+    print(type(error).__name__, error)
+    sys.exit(1)
+"""
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_a_plan_in_two_processes_is_that_of_one(llama, text, contents, tmp_path, port):
+    options = CompressOptions(windows=4, context=16, budget="90kB")
+    alone = compress(llama, tmp_path / "alone", options=options, calibration=text)
+    for out, err, code in start(2, port, llama, tmp_path / "b", text, "90kB", 0, script=PLAN):
+        assert code == 0 and out.startswith("done"), out + err
+    assert contents(tmp_path / "b") == contents(alone.output)
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_what_is_wrong_with_a_plan_is_said_in_every_process(llama, text, tmp_path, port):
+    for out, _, code in start(2, port, llama, tmp_path / "b", text, "0.1", 0, script=PLAN):
+        assert code == 1 and "VqError" in out and "smallest possible" in out
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_tuning_in_two_processes_is_refused_at_once(llama, text, tmp_path, port):
+    for out, _, code in start(2, port, llama, tmp_path / "b", text, "90kB", 1, script=PLAN):
+        assert code == 1 and "works in one process, got 2 of them; start without torchrun" in out
+    assert not (tmp_path / "b.partial" / "plan.json").exists()
 
 
 def test_parts_of_the_windows_cover_them_once():

@@ -44,6 +44,7 @@ class VqConfig(QuantizationConfigMixin):
         outliers: ``share`` of the weights of each layer that stand in a sparse part; and how they were chosen.
         low_rank: ``rank`` of the low-rank part of each layer.
         tables: ``rows`` that share a table of the layer's own; 0 for all of them.
+        columns: ``share`` of the columns of each layer that have second codes, ``dim`` and ``entries`` of their table.
         rounding: how codes were found, for the record.
         format_version: of the folder.
         library_version: that wrote it, for the record.
@@ -65,6 +66,7 @@ class VqConfig(QuantizationConfigMixin):
         outliers: dict[str, Any] | None = None,
         low_rank: dict[str, Any] | None = None,
         tables: dict[str, Any] | None = None,
+        columns: dict[str, Any] | None = None,
         rounding: str = "",
         format_version: int = FORMAT_VERSION,
         library_version: str = "",
@@ -87,6 +89,7 @@ class VqConfig(QuantizationConfigMixin):
         self.embeddings = dict(embeddings or {})
         self.outliers, self.low_rank = dict(outliers or {}), dict(low_rank or {})
         self.tables = tables  # {} would be tables for all rows
+        self.columns = dict(columns or {})
         self.rotation, self.rounding = rotation, rounding
         self.format_version, self.library_version = format_version, library_version
         used = {default_codebook, *self.layers.values()}
@@ -155,7 +158,8 @@ def install(model: nn.Module, config: VqConfig) -> None:
         found = [config.layers[n] for n in listed(name) if n in config.layers]
         return books[found[0] if found else config.default_codebook]
 
-    beside = {"outliers": config.outliers, "low_rank": config.low_rank, "tables": config.tables}
+    parts = ("outliers", "low_rank", "tables", "columns")
+    beside = {part: getattr(config, part) for part in parts}
 
     def sides_of(name: str, rows: int, columns: int) -> Sides:
         apart = {config.layers.get(n) for n in listed(name)} & {"embeddings"}

@@ -20,6 +20,7 @@ from vq.compressors.report import module_warnings
 from vq.compressors.rounding.block import SHARED, BlockQuantizer, Shelf
 from vq.compressors.rounding.packing import from_parts
 from vq.compressors.structure.experts import UnfusedExperts, fused_of, unfuse
+from vq.compressors.structure.memory import release
 from vq.compressors.structure.stacks import find_stacks
 from vq.compressors.structure.surgery import is_linear, put_packed, reads_weight, straighten
 from vq.errors import VqError
@@ -105,6 +106,7 @@ def compress_module(
         result = quantizer.quantize(index, runs)
         tensors.update(result.tensors)
         reports.update(result.reports)
+        release()
     _put(module, tensors, reports, shelf)
     module.train(training)
     return module, _report(module, reports, chosen)
@@ -232,11 +234,7 @@ def save_module(module: nn.Module, path: str | Path) -> None:
         "rotated": {
             n: [m.signs_in is not None, m.signs_out is not None] for n, m in packed.items()
         },
-        "sides": {
-            n: [m.sides.outliers, m.sides.rank, m.sides.groups]
-            for n, m in packed.items()
-            if m.sides.any
-        },
+        "sides": {n: m.sides.to_list() for n, m in packed.items() if m.sides.any},
         "unfused_experts": fused,
         "home": home,
         "aliases": aliases,

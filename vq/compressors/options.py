@@ -12,6 +12,7 @@ import torch
 from vq.codebooks import Spec
 from vq.codebooks.spec import nearest_names
 from vq.compressors.rounding.options import (
+    ColumnOptions,
     LowRankOptions,
     OutlierOptions,
     RoundingOptions,
@@ -45,6 +46,7 @@ class CompressOptions:
         outliers: weights kept beside the codes, ``{share: 0.005, by: sensitivity}``; empty for none.
         low_rank: a low-rank part beside the codes, ``{rank: 16, rounds: 2}``; empty for none.
         tables: tables learned for each matrix, ``{rows: 0, rounds: 2}``; empty for those of the codebook.
+        columns: columns whose weights have a second code, ``{share: 0.01, dim: 1, entries: 16}``; empty for none.
         windows: calibration windows; 0 for none (then Hessians are the identity).
         context: tokens of a window.
         sequential: within a block, calibrate each layer on the already quantized ones before it (one more
@@ -71,6 +73,7 @@ class CompressOptions:
     outliers: Mapping[str, Any] = field(default_factory=dict)
     low_rank: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     windows: int = 32
     context: int = 1024
     sequential: bool = False
@@ -129,6 +132,8 @@ class CompressOptions:
         """Raise VqError for parts beside the codes that do not go together with something else."""
         if self.polish and not self.windows:
             raise VqError("polish needs calibration: windows must be at least 1, or polish 0")
+        if self.columns and not self.windows:
+            raise VqError("columns needs calibration: windows must be at least 1, or no columns")
         if self.budget and self.sides():
             raise VqError(
                 f"budget: a plan does not count {', '.join(self.sides())}; choose a codebook instead of a budget, or "
@@ -154,6 +159,8 @@ class CompressOptions:
             found["low_rank"] = {"rank": rounding.low_rank.rank}
         if rounding.tables is not None:
             found["tables"] = {"rows": rounding.tables.rows}
+        if rounding.columns is not None:
+            found["columns"] = asdict(rounding.columns)
         return found
 
     def _check_calibration(self) -> None:
@@ -180,6 +187,7 @@ class CompressOptions:
             outliers=part_options(OutlierOptions, "outliers", self.outliers),
             low_rank=part_options(LowRankOptions, "low_rank", self.low_rank),
             tables=part_options(TableOptions, "tables", self.tables),
+            columns=part_options(ColumnOptions, "columns", self.columns),
         )
 
     @property
@@ -202,7 +210,7 @@ class CompressOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        mappings = ("layers", "tuning", "outliers", "low_rank", "tables")
+        mappings = ("layers", "tuning", "outliers", "low_rank", "tables", "columns")
         return {**asdict(self), **{key: dict(getattr(self, key)) for key in mappings}}
 
     @classmethod

@@ -29,9 +29,10 @@ from vq.compressors.ranks import TIMEOUT, Ranks, join
 from vq.compressors.recipes import read_recipe
 from vq.compressors.report import warnings_of
 from vq.compressors.rounding.block import BlockResult, Shelf
+from vq.compressors.structure.memory import release
 from vq.compressors.structure.skeleton import Skeleton, build_skeleton
 from vq.compressors.tuning.blocks import block_quantizer
-from vq.compressors.tuning.stage import check_tunable, tune_stage
+from vq.compressors.tuning.stage import check_processes, check_tunable, tune_stage
 from vq.errors import VqError
 
 
@@ -123,6 +124,7 @@ def compress(
         work = WorkFolder(target)
         with work.locked() if ranks.first else contextlib.nullcontext():
             source = _open(model, work, ranks)
+            check_processes(chosen, ranks)  # before a plan takes its time
             chosen = planned(source, work, chosen, calibration, restart, ranks)
             tell = progress if progress and ranks.first else lambda _: None
             run = _Run(source, work, chosen, tell, ranks)
@@ -382,4 +384,5 @@ class _Run:
             started = time.perf_counter()
             result = self.quantizer.quantize(index, activations)
             self._store(index, result)
+            release()
             self._done(index, started, result)

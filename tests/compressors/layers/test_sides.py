@@ -20,13 +20,19 @@ from vq.compressors.layers.sides import SIDES, Sides, scale_rows
 from vq.compressors.options import CompressOptions
 from vq.compressors.pipeline import compress
 from vq.compressors.rounding.block import derived_seed
-from vq.compressors.rounding.options import LowRankOptions, OutlierOptions, TableOptions
+from vq.compressors.rounding.options import (
+    ColumnOptions,
+    LowRankOptions,
+    OutlierOptions,
+    TableOptions,
+)
 from vq.compressors.rounding.packing import from_parts, pack, parts
 from vq.compressors.rounding.round import RoundingOptions, restore, round_matrices
 from vq.errors import VqError
 
 ROWS, WIDTH = 40, 48
 OUTLIERS, LOW_RANK = OutlierOptions(0.02), LowRankOptions(3)
+DOWN = ColumnOptions(0.1, dim=3, entries=8)
 CASES = {
     "outliers": ("scalar(bits=2)", {"outliers": OUTLIERS}),
     "outliers, rotated": ("trellis(bits=2, memory=8, code=lut)", {"outliers": OUTLIERS, "rotation": "input"}),
@@ -35,6 +41,9 @@ CASES = {
     "one table": ("kmeans(dim=4, entries=16)", {"tables": TableOptions()}),
     "tables": ("kmeans(dim=1, entries=4)", {"tables": TableOptions(rows=1)}),
     "sums": ("additive(stages=2, dim=4, entries=8)", {"tables": TableOptions(rows=13)}),
+    "columns": ("scalar(bits=2)", {"columns": ColumnOptions(0.05)}),
+    "columns, vectors": ("kmeans(dim=4, entries=16)", {"columns": DOWN, "low_rank": LOW_RANK}),
+    "columns, trellis": ("trellis(bits=2, memory=8, code=lut)", {"columns": ColumnOptions(0.05)}),
     "all": (
         "kmeans(dim=4, entries=16)",
         {"outliers": OUTLIERS, "low_rank": LOW_RANK, "tables": TableOptions(rows=20), "polish": 1},
@@ -115,8 +124,13 @@ def test_casts_and_copies_change_nothing(case):
 
 
 def test_layers_compile_as_one_graph(case, request):
-    if request.node.callspec.params["case"] not in ("outliers, both", "one table", "all"):
-        pytest.skip("three of them have all there is")
+    if request.node.callspec.params["case"] not in (
+        "outliers, both",
+        "one table",
+        "columns, vectors",
+        "all",
+    ):
+        pytest.skip("four of them have all there is")
     _, _, layer, _ = case
     layer = copy.deepcopy(layer)
     layer.mode = "float"
@@ -143,6 +157,9 @@ def test_sizes_follow_from_the_shape_alone():
     assert Sides.of({"tables": {"rows": 0}}, ROWS, WIDTH) == Sides(groups=1)
     assert Sides.of({"tables": {"rows": 900}}, ROWS, WIDTH) == Sides(groups=1)
     assert not Sides.of({"tables": None}, ROWS, WIDTH).any
+    columns = {"share": 0.05, "dim": 3, "entries": 8}
+    assert Sides.of({"columns": columns}, ROWS, WIDTH).to_list() == [0, 0, 0, 2, 3, 8]
+    assert Sides.of({"columns": columns}, ROWS, 5).columns == 1
 
 
 def test_a_damaged_sparse_part_is_refused():
@@ -157,8 +174,44 @@ def test_a_damaged_sparse_part_is_refused():
         layer(torch.randn(1, WIDTH))
 
 
-def test_gains_scale_all_parts():
-    spec, options = CASES["all"]
+def columns_layer():
+    spec, options = CASES["columns"]
+    weight, metric = data()
+    matrix = round_matrices(
+        {"w": weight}, metric, fitted(spec), RoundingOptions("ldlq", "none", **options)
+    )["w"]
+    return pack(matrix, fitted(spec), WIDTH)
+
+
+@pytest.mark.parametrize("index", [[900, 901], [7, 7], [9, 3]])
+def test_damaged_second_codes_are_refused(index):
+    layer = columns_layer()
+    layer.column_index = torch.tensor(index, dtype=layer.column_index.dtype)
+    with pytest.raises(ValueError, match="columns: expected ascending numbers below 48"):
+        layer(torch.randn(1, WIDTH))
+
+
+def test_second_codes_are_decoded_anew_when_they_change():
+    layer, x = columns_layer(), torch.eye(WIDTH)
+    before = layer(x).clone()
+    layer.column_scales = layer.column_scales * 2
+    torch.testing.assert_close(layer(x).T, layer.dequantize(), rtol=1e-2, atol=1e-2)
+    layer.column_scales.zero_()
+    places = torch.ones(WIDTH, dtype=torch.bool)
+    places[layer.column_index.long()] = False
+    assert torch.equal(layer(x)[places], before[places])
+    assert not torch.allclose(layer(x)[~places], before[~places])
+
+
+def test_explain_names_second_codes():
+    assert "second codes of 2 columns" in columns_layer().explain()
+    assert "second_codes_of_columns=2" in repr(columns_layer())
+
+
+@pytest.mark.parametrize("name", ["all", "columns, vectors"])
+def test_gains_scale_all_parts(name):
+    spec, options = CASES[name]
+    options = {"rotation": "none", **options}
     weight, metric = data()
     book = fitted(spec)
     matrix = round_matrices({"w": weight}, metric, book, RoundingOptions(**options))["w"]
@@ -178,6 +231,11 @@ MODELS = {
     "outliers": {"codebook": "scalar(bits=2)", "rotation": "none", "outliers": {"share": 0.01}},
     "low rank": {"codebook": "trellis(bits=2, memory=8, code=lut)", "low_rank": {"rank": 4}},
     "tables": {"codebook": "kmeans(dim=1, entries=4)", "tables": {"rows": 1}},
+    "columns": {
+        "codebook": "scalar(bits=2)",
+        "rotation": "none",
+        "columns": {"share": 0.1, "dim": 2, "entries": 8},
+    },
     "all": {
         "codebook": "kmeans(dim=2, entries=16)",
         "rotation": "both",
@@ -217,7 +275,9 @@ def test_a_model_has_the_logits_of_its_dense_weights(name, llama, text, tmp_path
     torch.testing.assert_close(logits(model), logits(dense), rtol=1e-3, atol=1e-3)
     theirs = AutoModelForCausalLM.from_pretrained(output.output, dtype=torch.bfloat16)
     for key, value in model.state_dict().items():
-        kept = any(part in key for part in (".outlier_", ".low_rank_", ".tables", ".scales"))
+        kept = any(
+            part in key for part in (".outlier_", ".low_rank_", ".tables", ".column_", ".scales")
+        )
         assert not kept or torch.equal(theirs.state_dict()[key], value), key
 
 
@@ -246,7 +306,7 @@ def test_bits_count_the_bytes_on_disk(everything, llama, text, tmp_path):
 
 
 @pytest.mark.hf
-@pytest.mark.parametrize("name", ["all", "tables"])
+@pytest.mark.parametrize("name", ["all", "tables", "columns"])
 def test_analysis_reads_the_same_matrices(name, everything, llama, text, tmp_path):
     from vq.analysis.files.open import open_subject
 
@@ -373,16 +433,17 @@ def test_tuned_gains_reach_all_parts(llama, text, tmp_path, monkeypatch):
         assert error < 0.004 and moved > 5 * error, name
 
 
-def test_a_module_and_its_file(tmp_path):
+@pytest.mark.parametrize(("name", "sides"), [("all", (8, 2, 1)), ("columns", (0, 0, 0, 2, 2, 8))])
+def test_a_module_and_its_file(name, sides, tmp_path):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(24, 32), torch.nn.ReLU(), torch.nn.Linear(32, 24))
     plain = copy.deepcopy(net)
     x = torch.randn(200, 24)
-    options = CompressOptions(**MODELS["all"])
+    options = CompressOptions(**MODELS[name])
     model, report = vq.compress_module(net, lambda m: m(x), options=options)
     vq.save_module(model, tmp_path / "m.safetensors")
     again = vq.load_module(plain, tmp_path / "m.safetensors")
-    assert again[0].sides == model[0].sides == Sides(outliers=8, rank=2, groups=1)
+    assert again[0].sides == model[0].sides == Sides(*sides)
     with torch.no_grad():
         assert torch.equal(again(x), model(x))
     assert report.layers["0"]["bits_per_weight"] == pytest.approx(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vq.analysis.files.open import OWN, opener
 from vq.analysis.files.packed import Header, decode_packed, rotate, signs_of
-from vq.analysis.files.sides import SIDES, beside, decode_own
+from vq.analysis.files.sides import COLUMNS, SIDES, beside, decode_own, second_codes
 from vq.analysis.rules.words import natural
 from vq.analysis.subject import Layer, Subject
 from vq.codebooks import Codebook, build
@@ -171,8 +171,13 @@ def _layer(files: _Files, name: str, book: Codebook, report: dict[str, Any]) -> 
     def units() -> Tensor:
         weight = files.get(f"{name}.weight")
         if f"{name}.tables" in files.shapes:
-            return decode_own(weight, files.get(f"{name}.tables"), name)
-        return decode_packed(weight, book, name)
+            found = decode_own(weight, files.get(f"{name}.tables"), name)
+        else:
+            found = decode_packed(weight, book, name)
+        if f"{name}.column_index" not in files.shapes:
+            return found
+        parts = {part: files.get(f"{name}.{part}") for part in COLUMNS}
+        return found + second_codes(parts, header.out_features, header.in_features, name)
 
     turn = functools.partial(_turn, files, name)
     has_rotation = f"{name}.signs_in" in files.shapes or f"{name}.signs_out" in files.shapes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from vq.analysis.files.packed import Header, packed_codes
 from vq.errors import VqError
 
 SIDES = ("outlier_counts", "outlier_columns", "outlier_values", "low_rank_left", "low_rank_right")
+COLUMNS = ("column_index", "column_codes", "column_scales", "column_table")
 
 
 def beside(parts: Mapping[str, Tensor], rows: int, columns: int, name: str) -> Tensor | None:
@@ -38,6 +40,32 @@ def beside(parts: Mapping[str, Tensor], rows: int, columns: int, name: str) -> T
     sparse = torch.zeros(rows, columns)
     sparse[torch.repeat_interleave(torch.arange(rows), counts), where] = values
     return sparse if total is None else total + sparse
+
+
+def second_codes(parts: Mapping[str, Tensor], rows: int, columns: int, name: str) -> Tensor:
+    """What the second codes of some columns stand for, in units of the row scales: ``(rows, columns)`` float32.
+
+    Args:
+        parts: stored tensors of the layer by the last part of their name, with ``column_index``.
+        rows: of the matrix.
+        columns: of the matrix.
+        name: for messages.
+
+    Raises:
+        VqError: for an index, codes and a table that do not fit each other.
+    """
+    index, table = parts["column_index"].long(), parts["column_table"].float()
+    bits, each = (len(table) - 1).bit_length(), -(-rows // table.shape[1])
+    stream = np.unpackbits(parts["column_codes"].numpy(), bitorder="little")
+    count = len(index) * each
+    if len(stream) < count * bits or not len(index) or int(index.max()) >= columns:
+        raise VqError(f"{name}: its second codes do not fit a matrix of {rows} x {columns}")
+    fields = stream[: count * bits].reshape(count, bits).astype(np.int64)
+    codes = torch.from_numpy((fields << np.arange(bits)).sum(1))
+    values = table[codes].reshape(len(index), -1)[:, :rows]
+    found = torch.zeros(rows, columns)
+    found[:, index] = (values * parts["column_scales"].float()[:, None]).T
+    return found
 
 
 def decode_own(weight: Tensor, tables: Tensor, name: str) -> Tensor:

@@ -152,7 +152,8 @@ class _Pass:
         last: number of the last block of the stack.
         factor: by which each block multiplies hidden states; 1, or -1 in the pass that looks for what depends on them.
         extras: what the first block gives besides hidden states.
-        seen: hidden states and other arguments of each block.
+        seen: hidden states that reached the first block, and other arguments of each block.
+        same: whether each block was reached by what the one before it handed on.
     """
 
     outputs: int | None
@@ -160,6 +161,16 @@ class _Pass:
     factor: float = 1.0
     extras: tuple[Any, ...] = ()
     seen: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    same: bool = True
+
+    def note(self, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a block was called with; hidden states are held once for all of them."""
+        if self.seen:
+            start = self.seen[0][0]
+            wanted = start if self.factor ** len(self.seen) == 1.0 else start * self.factor
+            self.same &= hidden.shape == start.shape and bool(torch.equal(hidden, wanted))
+            hidden = start
+        self.seen.append((hidden, args, kwargs))
 
 
 class _Recorder(Stand):
@@ -172,7 +183,7 @@ class _Recorder(Stand):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden, args, kwargs = _hidden(args, kwargs)
         state = self.state
-        state.seen.append((hidden, args, kwargs))
+        state.note(hidden, args, kwargs)
         if state.outputs and self.number == 0:
             state.extras = self._block[0](hidden, *args, **kwargs)[1:]
         if self.number == state.last:
@@ -334,11 +345,8 @@ class _Stage:
             raise NotAChain(
                 f"{len(state.seen)} of the {len(blocks)} blocks of {self.stack} are called in a pass"
             )
-        start, sign = state.seen[0][0], 1.0
-        for hidden, _, _ in state.seen[1:]:
-            sign *= factor
-            if hidden.shape != start.shape or not bool(torch.equal(hidden, start * sign)):
-                raise NotAChain(f"something happens between the blocks of {self.stack}")
+        if not state.same:
+            raise NotAChain(f"something happens between the blocks of {self.stack}")
         return state.seen
 
     def _call(self, window: Mapping[str, Any]) -> None:

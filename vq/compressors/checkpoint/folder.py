@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def _finished(skeleton: Skeleton, work: WorkFolder) -> tuple[dict[str, Pending],
     packed: dict[str, Pending] = {}
     layers: dict[str, Any] = {}
     for index in range(len(skeleton.blocks)):
-        entries, _ = read_header(work.block_file(index))
-        layers.update(work.load_block(index)[1])
+        entries, metadata = read_header(work.block_file(index))
+        layers.update(json.loads(metadata["reports"]))
         packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in entries.items()})
     packed.update({n: Pending(e.dtype, e.shape, e.read) for n, e in work.tuned().items()})
     return packed, layers

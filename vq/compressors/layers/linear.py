@@ -8,7 +8,7 @@ from torch import Tensor
 from vq.compressors.layers.decode import decode_layer, explain_layer, forward_decoded, warn_slow
 from vq.compressors.layers.header import header_for
 from vq.compressors.layers.matrix import PackedMatrix
-from vq.compressors.layers.sides import add_sides, describe_sides, side_weight
+from vq.compressors.layers.sides import add_sides, describe_sides, second_weight, side_weight
 from vq.compressors.layers.tables import cached_table, listable
 from vq.kernels import linear as ops
 from vq.kernels.dispatch import backend, forced
@@ -77,9 +77,14 @@ class QuantizedLinear(PackedMatrix):
         return y if y is None or bias is None else y + bias.to(y.dtype)
 
     def rotated_weight(self) -> Tensor:
-        """``scales * W`` in the rotated basis, without what stands beside the codes: float32 ``(out, in)``."""
+        """``scales * W`` in the rotated basis, second codes included, but nothing else: float32 ``(out, in)``."""
         self._check_once()
-        return decode_layer(self, 0, self.out_features) * self.scales.float().unsqueeze(1)
+        units, second = (
+            decode_layer(self, 0, self.out_features),
+            second_weight(self, self.in_features),
+        )
+        units = units if second is None else units + second
+        return units * self.scales.float().unsqueeze(1)
 
     def dequantize(self) -> Tensor:
         """The matrix this layer multiplies by, in the original basis: float32 ``(out, in)``."""

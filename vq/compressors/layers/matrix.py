@@ -43,7 +43,8 @@ class PackedMatrix(nn.Module):
         device: where the buffers are made; ``meta`` works.
         dtype: of the bias.
         header: format of the stored weight, where it is another than the one for new layers (an older layout).
-        sides: what there is beside the codes: outliers S, a low-rank part L R, tables of this layer's own.
+        sides: what there is beside the codes: outliers S, a low-rank part L R, tables of this layer's own, second codes
+            of some columns.
 
     Attributes:
         weight: uint8 ``(64 + payload,)``.
@@ -56,6 +57,10 @@ class PackedMatrix(nn.Module):
         low_rank_left: bfloat16 ``(out, rank)`` or None.
         low_rank_right: bfloat16 ``(rank, in)`` or None.
         tables: float16 ``(groups of rows, codes of a vector, entries, dim)`` in place of the codebook's, or None.
+        column_index: uint16 (int32 for wide layers) ``(n,)``, ascending, columns with second codes, or None.
+        column_codes: uint8, those codes, column after column, or None.
+        column_scales: float16 ``(n,)``, a factor of each of these columns, or None.
+        column_table: float16 ``(entries, dim)``, what the second codes stand for, or None.
     """
 
     weight: Tensor
@@ -68,6 +73,10 @@ class PackedMatrix(nn.Module):
     low_rank_left: Tensor | None
     low_rank_right: Tensor | None
     tables: Tensor | None
+    column_index: Tensor | None
+    column_codes: Tensor | None
+    column_scales: Tensor | None
+    column_table: Tensor | None
     bias: Tensor | None
 
     def __init__(
@@ -217,11 +226,18 @@ class PackedMatrix(nn.Module):
     def _extra_sides(self) -> str:
         found = self.sides
         sizes = {"outliers": found.outliers, "low_rank": found.rank, "own_tables": found.groups}
+        sizes["second_codes_of_columns"] = found.columns
         return "".join(f"{key}={value}, " for key, value in sizes.items() if value)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without addresses, which mean nothing elsewhere."""
-        return {**self.__dict__, "_ready": None, "_checked": None, "_own_table": None}
+        return {
+            **self.__dict__,
+            "_ready": None,
+            "_checked": None,
+            "_own_table": None,
+            "_second": None,
+        }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move buffers, but keep the types of those that are the weight: a cast would change it."""

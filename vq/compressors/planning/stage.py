@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from vq.compressors.calibration.samples import Calibration, read_samples
 from vq.compressors.calibration.texts import choose_windows
@@ -66,22 +68,58 @@ def planned(
     restart: bool,
     ranks: Ranks,
 ) -> CompressOptions:
-    """The options with the codebooks of the plan; they are kept in the work folder for a run that goes on."""
+    """The options with the codebooks of the plan; they are kept in the work folder for a run that goes on.
+
+    Of several processes the first makes the plan, and the others wait for it.
+    """
     path = work.path / PLAN
     if restart and ranks.first:
         path.unlink(missing_ok=True)
     if not options.budget:
         return options
-    if ranks.size > 1:
-        raise VqError(
-            "budget: plans are made in one process; run vq plan first and give its recipe"
-        )
+    if not ranks.first:
+        return replace(options, **_awaited(ranks))
     if not path.is_file():
         assert calibration is not None
-        context = min(CONTEXT, options.context)
-        findings = find_sensitivities(source, calibration, context=context, seed=options.seed)
-        planner = Planner(findings)
-        plan = planner.plan(parse_budget(options.budget, planner.weights))
-        write_json(path, {key: recipe(plan, {})[key] for key in ("codebook", "layers")})
+        try:
+            _plan(path, source, options, calibration, ranks)
+        except VqError as error:
+            ranks.agree({"error": str(error)})
+            raise
     stored = json.loads(path.read_text(encoding="utf-8"))
+    ranks.agree({"plan": stored})
     return replace(options, codebook=stored["codebook"], layers=stored["layers"])
+
+
+def _plan(
+    path: Path,
+    source: ModelSource,
+    options: CompressOptions,
+    calibration: Calibration,
+    ranks: Ranks,
+) -> None:
+    """Make the plan of a budget; the other processes hear after each block that this one is at work."""
+    findings = find_sensitivities(
+        source,
+        calibration,
+        context=min(CONTEXT, options.context),
+        seed=options.seed,
+        progress=lambda done, total: ranks.agree({"done": done, "total": total}),
+    )
+    planner = Planner(findings)
+    plan = planner.plan(parse_budget(options.budget, planner.weights))
+    write_json(path, {key: recipe(plan, {})[key] for key in ("codebook", "layers")})
+
+
+def _awaited(ranks: Ranks) -> dict[str, Any]:
+    """The plan that the first process makes.
+
+    Raises:
+        VqError: what was wrong there.
+    """
+    while True:
+        news = ranks.agree(None)
+        if "error" in news:
+            raise VqError(news["error"])
+        if "plan" in news:
+            return {key: news["plan"][key] for key in ("codebook", "layers")}

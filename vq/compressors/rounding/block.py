@@ -23,6 +23,7 @@ from vq.compressors.ranks import Ranks, spread
 from vq.compressors.rounding.packing import from_parts, install_dense, pack, parts
 from vq.compressors.rounding.round import RoundedMatrix, round_matrices
 from vq.compressors.rounding.shelf import SHARED, Shelf
+from vq.compressors.structure.memory import release
 from vq.compressors.structure.stacks import Blocks
 from vq.errors import VqError
 
@@ -156,6 +157,7 @@ class BlockQuantizer:
             if owners[number] == self.ranks.rank:
                 hessian = None if hessians is None else hessians[number]
                 mine[number] = BlockResult()
+                release()  # of other groups and Hessians, so that holes do not add up over a block
                 self._round(group, linears, hessian, mine[number])
                 note_inputs(mine[number].reports, hessian)
                 if hessians is not None:
@@ -237,6 +239,7 @@ def _sides_report(layer: QuantizedLinear) -> dict[str, int]:
     """Sizes of what stands beside the codes, where there is anything."""
     sides = layer.sides
     found = {"outliers": sides.outliers, "low_rank": sides.rank, "tables": sides.groups}
+    found["columns"] = sides.columns
     return {key: value for key, value in found.items() if value}
 
 

@@ -56,7 +56,7 @@ def block_ldl(metric: Tensor, block: int, damping: float) -> tuple[Tensor, float
         ValueError: if no damping up to 1000 helps (the matrix is not a Hessian).
     """
     n = metric.shape[0]
-    _, factor, used = damp(metric, damping)
+    factor, used = damp(metric, damping)[1:]
     columns = factor.reshape(n, n // block, block).permute(1, 0, 2)
     index = torch.arange(n // block)
     diagonal = factor.reshape(n // block, block, n // block, block)[index, :, index, :]
@@ -73,20 +73,23 @@ def damp(metric: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
     Raises:
         ValueError: if no damping up to 1000 helps (the matrix is not a Hessian).
     """
-    n = metric.shape[0]
-    mean = metric.diagonal().mean().clamp_min(1e-20)
-    base, used = metric / mean, damping
+    mean, used = metric.diagonal().mean().clamp_min(1e-20), damping
     while used <= 1000:
-        damped = base + used * torch.eye(n)
+        damped = metric / mean
+        damped.diagonal().add_(used)
         factor, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0 and bool(torch.isfinite(factor).all()):
+        if int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all()):
             return damped, factor, used
         used *= 10
     raise ValueError("the Hessian is not positive semidefinite; even damping 1000 did not help")
 
 
 def feedback_rounding(
-    x: Tensor, feedback: Tensor, book: Book, kept: Tensor | None = None
+    x: Tensor,
+    feedback: Tensor,
+    book: Book,
+    kept: Tensor | None = None,
+    exact: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Round block columns from last to first, each against its value plus the fed-back error of later ones.
 
@@ -95,6 +98,8 @@ def feedback_rounding(
         feedback: of ``block_ldl``.
         book: with the tile.
         kept: bool like x, weights that are kept beside the codes: what they should be, they are.
+        exact: bool ``(columns,)``, columns that are rounded like others, but leave no error, for what is missing is
+            put in later.
 
     Returns:
         Codes ``(row tiles, column tiles, *codes_shape)`` and the values they stand for, like x.
@@ -117,6 +122,8 @@ def feedback_rounding(
             code = encode_around(book, wanted, own, weighted)
             values[:, here] = from_tiles(book.decode(code), (rows, block))
             reached = values[:, here] if own is None else torch.where(own, wanted, values[:, here])
+            if exact is not None:
+                reached = torch.where(exact[here], wanted, reached)
             error[:, here] = x[:, here] - reached
             codes.append(code)
     return torch.cat(codes[::-1], dim=1), values

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vq.codebooks import Codebook
 from vq.compressors.layers.sides import Sides
+from vq.compressors.rounding.columns import choose_columns
 from vq.compressors.rounding.feedback import (
     Book,
     block_ldl,
@@ -45,12 +46,22 @@ class Group:
         self.options, self.seed = options, seed
         self.damping = 0.0
         self.book: Book = codebook
-        beside = options.outliers is not None or options.low_rank is not None
+        parts = (options.outliers, options.low_rank, options.columns)
+        beside = any(part is not None for part in parts)
         self.damped = damp(frame.plain, options.damping)[0] if beside else None
         self.tile: tuple[int, int] = codebook.tile
 
-    def keep_outliers(self) -> None:
-        """Choose the weights that are kept beside the codes."""
+    def choose(self) -> None:
+        """Choose the weights that are kept beside the codes, and the columns that have second codes."""
+        self._keep_outliers()
+        if self.options.columns is not None:
+            width = len(self.frame.plain)
+            settings = {"columns": {"share": self.options.columns.share}}
+            for m in self.matrices:
+                count = Sides.of(settings, len(m.weight), width).columns
+                m.chosen, m.columns = choose_columns(self.frame.plain, count), None
+
+    def _keep_outliers(self) -> None:
         chosen = self.options.outliers
         if chosen is None:
             return
@@ -102,7 +113,17 @@ class Group:
             return codes, from_tiles(self.book.decode(codes), self.tile)
         padded = self._padded(self.frame.metric)
         feedback, self.damping = block_ldl(padded, self.tile[1], self.options.damping)
-        return feedback_rounding(x, feedback, self.book, kept)
+        return feedback_rounding(x, feedback, self.book, kept, self._exact())
+
+    def _exact(self) -> Tensor | None:
+        """Columns that are set right after the feedback, bool; None for none."""
+        if self.options.columns is None:
+            return None
+        exact = torch.zeros(len(self._padded(self.frame.metric)), dtype=torch.bool)
+        chosen = self.matrices[0].chosen
+        assert chosen is not None
+        exact[chosen] = True
+        return exact
 
     def _improve(self, codes: Tensor, values: Tensor) -> None:
         """Coordinate descent, and in between least squares for own tables."""
@@ -112,9 +133,7 @@ class Group:
             return
         metric = damp(self._padded(self.frame.metric), self.options.damping)[0]
         for number in range(rounds):
-            x = torch.cat(
-                [self._pad(m.target() / m.scales.float()[:, None]) for m in self.matrices]
-            )
+            x = torch.cat([self._pad(m.rest()) for m in self.matrices])
             weight = torch.cat([self._stretch(m.scales.float().square()) for m in self.matrices])
             fit = isinstance(self.book, OwnTables) and number < getattr(tables, "rounds", 0)
             if isinstance(self.book, OwnTables) and fit:
@@ -136,7 +155,7 @@ class Group:
                 count = self._groups(m)
                 m.tables = self.book.tables[group : group + count].to(torch.float16)
                 group += count
-            m.settle(self.damped)
+            m.settle(self.damped, self.options.columns, self.seed)
 
     def _pad(self, x: Tensor) -> Tensor:
         """To whole tiles."""
@@ -150,6 +169,8 @@ class Group:
         """The Hessian of whole tiles; padding has nothing to do with the rest."""
         width = metric.shape[0]
         whole = width + -width % self.tile[1]
+        if whole == width:
+            return metric
         padded = torch.eye(whole) * metric.diagonal().mean()
         padded[:width, :width] = metric
         return padded

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vq.compressors.rounding.columns import Columns, fit_columns
 from vq.compressors.rounding.low_rank import LowRank, fit_low_rank
+from vq.compressors.rounding.options import ColumnOptions
 from vq.compressors.rounding.outliers import Outliers, fit_outliers, rms_without
 from vq.compressors.rounding.rotation import hadamard, random_signs
 
@@ -63,6 +65,8 @@ class Matrix:
         kept: positions of outliers, or None.
         outliers: the sparse part, or None.
         low_rank: the low-rank part, or None.
+        chosen: int64, columns that have a second code, or None.
+        columns: their second codes, or None.
         values: ``(out, in)``, what the codes stand for, in units of the codebook.
         scales: float16 ``(out,)``.
         codes: ``(row tiles, column tiles, *codes_shape)``.
@@ -76,6 +80,8 @@ class Matrix:
     kept: Tensor | None = None
     outliers: Outliers | None = None
     low_rank: LowRank | None = None
+    chosen: Tensor | None = None
+    columns: Columns | None = None
     values: Tensor = field(default_factory=lambda: torch.empty(0))
     scales: Tensor = field(default_factory=lambda: torch.empty(0))
     codes: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -98,12 +104,15 @@ class Matrix:
         return self.frame.turn(rest, self.signs_out)
 
     def before_rounding(self) -> tuple[Tensor, Tensor]:
-        """What is rounded anew, rotated, and the root mean square of its rows; outliers are out of it.
+        """What is rounded anew, rotated, and the root mean square of its rows; what is set right after is out of it.
 
         Without a rotation they stay in place, and the feedback passes over them.
         """
         low = self.beside(outliers=False)
         rest = self.weight if low is None else self.weight - low
+        if self.chosen is not None:  # never rotated
+            aside = torch.zeros_like(rest).bool().index_fill_(1, self.chosen, True)
+            return rest, rms_without(rest, aside)
         if self.kept is None:
             turned = self.frame.turn(rest, self.signs_out)
             return turned, rms_without(turned, None)
@@ -112,13 +121,42 @@ class Matrix:
             return turned, rms_without(turned, None)
         return rest, rms_without(rest, self.kept)
 
-    def settle(self, damped: Tensor | None) -> None:
-        """Scales, and the values of outliers, that minimise the error for the codes at hand."""
+    def units(self) -> Tensor:
+        """What codes and second codes stand for, in units of the row scales."""
+        return self.values if self.columns is None else self.values + self._second()
+
+    def rest(self) -> Tensor:
+        """What the codes should stand for now, rotated, in units of the row scales."""
+        wanted = self.target() / self.scales.float()[:, None]
+        return wanted if self.columns is None else wanted - self._second()
+
+    def _second(self) -> Tensor:
+        assert self.columns is not None
+        return self.columns.dense(*self.weight.shape)
+
+    def settle(self, damped: Tensor | None, columns: ColumnOptions | None, seed: int) -> None:
+        """Scales, and outliers or second codes of columns, that make the error small for the codes at hand.
+
+        Args:
+            damped: Hessian in the original basis, where it is needed.
+            columns: of the second codes.
+            seed: of their table.
+        """
+        self._fit_beside(damped, columns, seed)
+        self.scales = refit(self.target(), self.units(), self.frame.metric, self.scales)
+        self._fit_beside(damped, columns, seed)
+
+    def _fit_beside(self, damped: Tensor | None, columns: ColumnOptions | None, seed: int) -> None:
         if self.kept is not None:
             self._fit_outliers(damped)
-        self.scales = refit(self.target(), self.values, self.frame.metric, self.scales)
-        if self.kept is not None:
-            self._fit_outliers(damped)
+        if self.chosen is not None:
+            assert columns is not None and damped is not None
+            scales = self.scales.float()
+            error = self.target() / scales[:, None] - self.values
+            weight = scales.square()
+            self.columns = fit_columns(
+                error, damped, self.chosen, columns, weight, seed, self.columns
+            )
 
     def fit_low_rank(self, rank: int, damped: Tensor) -> None:
         """The low-rank part, and then outliers again."""
@@ -131,7 +169,7 @@ class Matrix:
 
     def decoded(self) -> Tensor:
         """What codes and scales stand for in the original basis."""
-        return self.frame.back(self.values * self.scales.float()[:, None], self.signs_out)
+        return self.frame.back(self.units() * self.scales.float()[:, None], self.signs_out)
 
     def _fit_outliers(self, damped: Tensor | None) -> None:
         assert self.kept is not None and damped is not None
@@ -141,7 +179,7 @@ class Matrix:
 
     def proxy_error(self) -> float:
         """``tr(E H Eᵀ) / tr(W H Wᵀ)``."""
-        error = self.target() - self.values * self.scales.float()[:, None]
+        error = self.target() - self.units() * self.scales.float()[:, None]
         whole = self.frame.turn(self.weight, self.signs_out)
         return energy(error, self.frame.metric) / max(energy(whole, self.frame.metric), 1e-30)
 

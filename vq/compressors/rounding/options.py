@@ -69,6 +69,33 @@ class TableOptions:
 
 
 @dataclass(frozen=True)
+class ColumnOptions:
+    """Columns with a second code for each of their weights.
+
+    Attributes:
+        share: of the columns of each matrix, at least one: those with the largest diagonal of the Hessian.
+        dim: rows that a vector of the second codes covers.
+        entries: of their table, which each matrix has for itself; a power of two.
+    """
+
+    share: float = 0.01
+    dim: int = 1
+    entries: int = 16
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.share, (int, float)) or not 0 < self.share <= 0.5:
+            raise ValueError(
+                f"columns: share is a number above 0 and up to 0.5, got {self.share!r}"
+            )
+        _whole("columns", "dim", self.dim, 1)
+        _whole("columns", "entries", self.entries, 2)
+        if self.entries & (self.entries - 1) or self.entries > 1 << 16:
+            raise ValueError(
+                f"columns: entries is a power of two of at most 65536, got {self.entries}"
+            )
+
+
+@dataclass(frozen=True)
 class RoundingOptions:
     """How a matrix is rounded.
 
@@ -81,6 +108,7 @@ class RoundingOptions:
         outliers: see OutlierOptions; None for none.
         low_rank: see LowRankOptions; None for none.
         tables: see TableOptions; None for the codebook's.
+        columns: see ColumnOptions; None for none.
     """
 
     method: str = "ldlq"
@@ -91,6 +119,7 @@ class RoundingOptions:
     outliers: OutlierOptions | None = None
     low_rank: LowRankOptions | None = None
     tables: TableOptions | None = None
+    columns: ColumnOptions | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -103,9 +132,17 @@ class RoundingOptions:
             if not 0 < number < float("inf"):
                 raise ValueError(f"{name}: expected a positive number, got {number!r}")
         _whole("rounding", "polish", self.polish, 0)
+        if self.columns is not None and self.rotation != "none":
+            raise ValueError(
+                f"columns: a rotation leaves no column that stands out; expected rotation none, got {self.rotation}"
+            )
+        if self.columns is not None and self.outliers is not None:
+            raise ValueError(
+                "columns: not together with outliers; take one of them, or a larger share"
+            )
 
 
-O = TypeVar("O", OutlierOptions, LowRankOptions, TableOptions)  # noqa: E741
+O = TypeVar("O", OutlierOptions, LowRankOptions, TableOptions, ColumnOptions)  # noqa: E741
 
 
 def part_options(kind: type[O], key: str, values: Any) -> O | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vq.codebooks import Codebook
 from vq.compressors.layers.tables import has_free_tables
+from vq.compressors.rounding.columns import Columns
 from vq.compressors.rounding.feedback import block_ldl, from_tiles
 from vq.compressors.rounding.group import Group
 from vq.compressors.rounding.low_rank import LowRank
@@ -46,6 +47,7 @@ class RoundedMatrix:
         outliers: the sparse part, or None.
         low_rank: the low-rank part, or None.
         tables: float16 ``(groups of rows, codes of a vector, entries, dim)`` in place of the codebook's, or None.
+        columns: second codes of some columns, or None.
     """
 
     codes: Tensor
@@ -59,6 +61,7 @@ class RoundedMatrix:
     outliers: Outliers | None = None
     low_rank: LowRank | None = None
     tables: Tensor | None = None
+    columns: Columns | None = None
 
     def sides(self) -> dict[str, Tensor]:
         """What stands beside the codes, as a layer stores it."""
@@ -72,6 +75,11 @@ class RoundedMatrix:
             found["low_rank_right"] = self.low_rank.right
         if self.tables is not None:
             found["tables"] = self.tables
+        if self.columns is not None:
+            found["column_index"] = self.columns.index
+            found["column_codes"] = self.columns.codes
+            found["column_scales"] = self.columns.scales
+            found["column_table"] = self.columns.table
         return found
 
 
@@ -114,7 +122,7 @@ def round_matrices(
     frame = Frame.make(hessian, width, rotated, signs_in)
     matrices = {n: Matrix(w.float(), frame, signs_out[n]) for n, w in weights.items()}
     group = Group(list(matrices.values()), frame, codebook, options, seed)
-    group.keep_outliers()
+    group.choose()
     found: dict[str, RoundedMatrix] = {}
     for _ in range(1 if options.low_rank is None else options.low_rank.rounds):
         group.round()
@@ -141,6 +149,7 @@ def _result(m: Matrix, error: float, damping: float) -> RoundedMatrix:
         outliers=m.outliers,
         low_rank=m.low_rank,
         tables=m.tables,
+        columns=m.columns,
     )
 
 
@@ -152,6 +161,8 @@ def restore(matrix: RoundedMatrix, codebook: Codebook, shape: tuple[int, int]) -
         group = torch.arange(shape[0]) // -(-shape[0] // len(matrix.tables))
         values = OwnTables(matrix.tables, group).decode(matrix.codes)
     dense = from_tiles(values, codebook.tile)[: shape[0], : shape[1]]
+    if matrix.columns is not None:
+        dense = dense + matrix.columns.dense(*shape)
     dense = dense * matrix.scales.float()[:, None]
     if matrix.signs_out is not None:
         dense = hadamard(dense.t()).t() * matrix.signs_out[:, None]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vq.codebooks.spec import nearest_names
 from vq.compressors.files.source import ModelSource
 from vq.compressors.structure.experts import Origin, fused_of, unfuse
+from vq.compressors.structure.memory import release
 from vq.compressors.structure.naming import Naming, read_naming
 from vq.compressors.structure.stacks import find_stacks
 from vq.compressors.structure.surgery import (
@@ -131,11 +132,12 @@ class Skeleton:
             owner._buffers[leaf] = loaded.reshape(value.shape).to(self.device, dtype)
 
     def empty(self, module: nn.Module) -> None:
-        """Give a module's weights back to the meta device."""
+        """Give a module's weights back to the meta device, and freed memory to the system."""
         for owner in module.modules():
             for leaf, value in owner._parameters.items():
                 if value is not None and not value.is_meta:
                     owner._parameters[leaf] = nn.Parameter(value.to("meta"), requires_grad=False)
+        release()
 
     def coverage(self, covered: set[str]) -> float:
         """Part of the block weights (everything of two or more dimensions) that the named layers hold."""

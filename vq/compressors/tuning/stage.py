@@ -38,6 +38,15 @@ def fill_whole(skeleton: Skeleton, blocks: bool = True) -> None:
         head.weight = embeddings.weight
 
 
+def check_processes(options: CompressOptions, ranks: Ranks) -> None:
+    """Raise VqError for tuning in several processes."""
+    if ranks.size > 1 and TuneOptions.from_dict(options.tuning).used:
+        raise VqError(
+            f"tuning: every step needs the one before it and works in one process, got {ranks.size} of them; start "
+            "without torchrun (more --threads help), or take a recipe without tuning"
+        )
+
+
 def check_tunable(
     skeleton: Skeleton, options: CompressOptions, ranks: Ranks, weighted: bool
 ) -> None:
@@ -45,8 +54,7 @@ def check_tunable(
     tuning = TuneOptions.from_dict(options.tuning)
     if not tuning.used:
         return
-    if ranks.size > 1:
-        raise VqError("tuning: works in one process; start without torchrun, or without tuning")
+    check_processes(options, ranks)
     if options.calibrate_on == "original":
         raise VqError("tuning: follows the original model anyway; calibrate_on must be quantized")
     if weighted or options.token_weights != "none":
