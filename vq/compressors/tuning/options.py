@@ -17,7 +17,7 @@ class TuneOptions:
     Attributes:
         compensate: before a layer is rounded, move its weights in closed form so that the block follows the original
             model although its inputs do not.
-        ridge: part of the Hessian's mean diagonal that holds them back.
+        ridge: part of the Hessian's mean diagonal that holds them back, lest they learn the calibration text by heart.
         token_weights: where the output of a layer is the block's, count a token by one over its energy.
         block_epochs: passes over the calibration windows for each block, all stages together; 0 for none.
         block_rate: Adam's step for weights that are not rounded yet, relative to a matrix' root mean square.
@@ -35,7 +35,7 @@ class TuneOptions:
     """
 
     compensate: bool = False
-    ridge: float = 0.01
+    ridge: float = 0.5
     token_weights: bool = True
     block_epochs: float = 0.0
     block_rate: float = 5e-4
