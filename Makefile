@@ -36,7 +36,7 @@ demo: $(VENV)/.real  ## compress a real 135M-parameter model to 2 bits, score it
 test: setup  ## the tests CI runs
 	$(BIN)/python -m pytest -m "not slow and not real"
 
-test-all: $(VENV)/.real  ## all tests, slow ones, those on the real model and those of the GPU kernels too
+test-all: $(VENV)/.real test-native  ## all tests: slow ones, those on the real model, of the GPU kernels, and in C++ too
 	$(PIP) install --quiet "triton>=3.2"  # its interpreter runs the GPU kernels on a CPU; without it they are skipped
 	$(BIN)/python -m pytest
 
