@@ -52,6 +52,7 @@ class Activations:
         calls: per block and window the other arguments (masks, positions); equal ones are shared.
         start: number of the stack's first block in the model.
         outputs: things besides hidden states that a block gives; None where it gives a bare tensor.
+        settled: parts of the block at work that need not run again.
     """
 
     hidden: list[Tensor]
