@@ -49,8 +49,10 @@ test-sanitized:  ## the same, fewer cases, under AddressSanitizer and UBSan
 	  SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-sanitize=null,object-size,pointer-overflow,vptr \
 	  --param asan-instrumentation-with-call-threshold=0"
 
+# once as a CPU with the dot product extension and once as one without it, which must not meet such instructions
 test-neon:  ## the same for 64-bit Arm by a cross-compiler and qemu (Debian: g++-aarch64-linux-gnu qemu-user)
-	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/neon-tests CXX="aarch64-linux-gnu-g++ -static" RUN=qemu-aarch64
+	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/neon-tests CXX="aarch64-linux-gnu-g++ -static" RUN="qemu-aarch64 -cpu max"
+	$(MAKE) -C kernels/tests run OUT=$(CURDIR)/build/neon-tests CXX="aarch64-linux-gnu-g++ -static" RUN="qemu-aarch64 -cpu cortex-a53"
 
 lint: setup  ## format, lint and types, as CI checks them
 	$(BIN)/ruff format --check .

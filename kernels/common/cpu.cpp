@@ -4,6 +4,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if VQ_NEON && defined(__linux__)
+#include <sys/auxv.h>
+#elif VQ_NEON && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace vq {
 namespace {
 
@@ -75,6 +81,22 @@ void set_isa(const std::string& name) {
   chosen.store(static_cast<int>(wish), std::memory_order_relaxed);
 }
 
+bool has_dot_product() {
+#if VQ_NEON && defined(__linux__)
+  static const bool found = getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+  return found;
+#elif VQ_NEON && defined(__APPLE__)
+  static const bool found = [] {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value != 0;
+  }();
+  return found;
+#else
+  return false;
+#endif
+}
+
 std::string cpu_features() {
 #if VQ_X86
   std::string found;
@@ -90,6 +112,8 @@ std::string cpu_features() {
   add("avx512vbmi", __builtin_cpu_supports("avx512vbmi"));
   add("avx512vbmi2", __builtin_cpu_supports("avx512vbmi2"));
   return found;
+#elif VQ_NEON
+  return has_dot_product() ? "neon,dotprod" : "neon";
 #else
   return "";
 #endif

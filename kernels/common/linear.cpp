@@ -215,6 +215,8 @@ const LinearKernels& linear_kernels() {
   static const bool vnni = __builtin_cpu_supports("avxvnni");
   if (isa() == Isa::avx512) return avx512_linear;
   if (isa() == Isa::avx2) return vnni ? avxvnni_linear : avx2_linear;
+#elif VQ_NEON
+  if (isa() == Isa::neon) return has_dot_product() ? neondot_linear : neon_linear;
 #endif
   return portable_linear;
 }

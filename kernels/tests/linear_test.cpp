@@ -1,6 +1,8 @@
 // The packed linear kernels of every instruction set against a reference written from docs/format.md, bit by bit.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -31,6 +33,9 @@ std::vector<Set> sets() {
   if (__builtin_cpu_supports("avxvnni")) found.push_back({"avxvnni", &vq::avxvnni_linear});
   if (vq::best_isa() == vq::Isa::avx512) found.push_back({"avx512", &vq::avx512_linear});
 #endif
+#elif VQ_NEON
+  found.push_back({"neon", &vq::neon_linear});
+  if (vq::has_dot_product()) found.push_back({"neon with dot product", &vq::neondot_linear});
 #endif
   return found;
 }
@@ -132,6 +137,41 @@ void products(const Set& set, const Matrix& m, const std::string& name, Inputs::
   }
 }
 
+// Constants of every kind that kernels tell apart, and more columns than sums of 32 bits can hold.
+void corners(const Set& set) {
+  for (int levels : {16, 32, 64})
+    for (int constant : {0xffff, 0xd2c5, 0xd2c6, 0x8000}) {
+      Matrix m(64, 63, 4, 12, levels, 63, 6);
+      m.w.constant = static_cast<uint16_t>(constant);
+      products(set, m, "constant " + std::to_string(constant) + ", " + std::to_string(levels) + " levels", Inputs::any);
+    }
+#if VQ_NEON
+  const long in = 140000;
+  Matrix m(64, in, 4, 12, 16, 127, 7);
+  std::fill(m.level, m.level + 64, int8_t{127});
+  const std::vector<int8_t> pairs(2L << m.w.memory, 127);
+  vq::Trellis w = m.w;
+  w.pairs = pairs.data();
+  struct Case {
+    long rows;
+    int planes;
+  };
+  for (const auto [rows, planes] : {Case{1, 1}, Case{1, 2}, Case{3, 2}}) {
+    Inputs x(rows, in, planes, 8, Inputs::any);
+    const int top = planes == 2 ? 63 : 127;
+    std::fill(x.bytes.begin(), x.bytes.end(), static_cast<int8_t>(top));
+    std::vector<__int128> arranged(rows * planes * w.groups * 2);
+    if (set.kernels->arrange) set.kernels->arrange(w, vq::levels_of(w), x.view, arranged.data());
+    x.view.arranged = arranged.data();
+    std::vector<int64_t> totals(rows * 64);
+    set.kernels->dot(w, vq::levels_of(w), 0, x.view, totals.data());
+    const int64_t sum = int64_t{127} * in * (planes == 2 ? top * 129 : top);
+    const bool same = std::all_of(totals.begin(), totals.end(), [&](int64_t t) { return t == sum; });
+    expect(same, set.name + (" dot of many columns, rows " + std::to_string(rows)) + " planes " + std::to_string(planes));
+  }
+#endif
+}
+
 // A table in place of the hash: values of every step, and products in float, against the same bits read one by one.
 void tables(const Set& set, long out, long in, int step_bits, int memory, int symbols, unsigned seed) {
   std::mt19937 random(seed);
@@ -191,6 +231,20 @@ void rotations(const Set& set) {
   }
 }
 
+// Whether integers are products in float, rounded half to even.
+bool rounds(const std::vector<float>& x, int planes, long stride, const int8_t* acts) {
+  float largest = 0.0f;
+  for (float v : x) largest = std::max(largest, std::fabs(v));
+  const float factor = (planes == 2 ? 16319.0f : 127.0f) / largest;
+  bool same = true;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const volatile float product = x[i] * factor;
+    const int value = planes == 2 ? 128 * acts[i] + acts[stride + i] : acts[i];
+    same = same && value == static_cast<int>(std::nearbyint(static_cast<double>(product)));
+  }
+  return same;
+}
+
 void quantizations(const Set& set) {
   for (long n : {1L, 5L, 31L, 32L, 63L, 577L})
     for (int planes : {1, 2})
@@ -205,6 +259,7 @@ void quantizations(const Set& set) {
         int32_t sums[4] = {1, 2, 3, 4};
         float unit[2] = {5.0f, 6.0f};
         set.kernels->quantize(x.data(), n, planes, stride, a.data(), sums, unit);
+        if (kind == 0) expect(rounds(x, planes, stride, a.data()), set.name + (" quantize rounds " + std::to_string(n)));
         vq::portable_linear.quantize(x.data(), n, planes, stride, b.data(), sums + 2, unit + 1);
         const bool same = a == b && std::memcmp(sums, sums + 2, 4 * planes) == 0 && std::memcmp(unit, unit + 1, 4) == 0;
         expect(same, set.name + (" quantize " + std::to_string(n)) + " kind " + std::to_string(kind));
@@ -213,17 +268,27 @@ void quantizations(const Set& set) {
 
 }  // namespace
 
+// That the set in use is the best of those that this machine can run.
+void chosen([[maybe_unused]] const std::vector<Set>& all) {
+#if !VQ_EMULATED
+  expect(&vq::linear_kernels() == all.back().kernels, std::string("chosen kernels are not ") + all.back().name);
+#endif
+}
+
 int main() {
   struct Shape {
     long out, in;
   };
-  for (const Set& set : sets()) {
+  const std::vector<Set> all = sets();
+  if (!std::getenv("VQ_ISA")) chosen(all);
+  for (const Set& set : all) {
     rotations(set);
     quantizations(set);
+    corners(set);
     for (int levels : {16, 32, 64})
       for (int top : {31, 127})
         for (int step_bits = 1; step_bits <= 8; ++step_bits)
-          for (int memory : {9, 8 + step_bits, 14, 16}) {
+          for (int memory : {9, 8 + step_bits, 12, 14, 16}) {
             if (VQ_QUICK && (levels + top + step_bits + memory) % 9) continue;
             const Shape shapes[] = {{1, 1}, {70, 63}, {3, 300}};
             const Shape shape = shapes[(levels + step_bits + memory) % 3];

@@ -17,6 +17,9 @@ void set_isa(const std::string& name);
 
 const char* isa_name(Isa value);
 
+// Whether this 64-bit Arm CPU has the dot product of bytes; false elsewhere.
+bool has_dot_product();
+
 // Comma-separated CPU features that the kernels look at.
 std::string cpu_features();
 

@@ -69,6 +69,8 @@ extern const LinearKernels portable_linear;
 extern const LinearKernels avx2_linear;     // these are defined on x86 only
 extern const LinearKernels avxvnni_linear;
 extern const LinearKernels avx512_linear;
+extern const LinearKernels neon_linear;     // these on 64-bit Arm only
+extern const LinearKernels neondot_linear;
 
 // The kernels of the instruction set in use.
 const LinearKernels& linear_kernels();
