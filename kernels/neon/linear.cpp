@@ -38,9 +38,9 @@ void decode_steps(const Trellis& w, long band, float* out, long stride) {
     const uint8_t* at = here.group(g);
     for (int pair = 0; pair < 4; ++pair) {
       float* to = out + g * 32 + pair * 8;
-      uint16x8_t begin = Words<S, 0>::first(at + pair * 16);
+      uint16x8_t start = Words<S, 0>::first(at + pair * 16);
       unroll(std::make_integer_sequence<int, Period<S>::blocks>{}, [&](auto b) {
-        const Rows<S> levels = expand<S, b>(hash, at + pair * 16, begin);
+        const Rows<S> levels = expand<S, b>(hash, at + pair * 16, start);
         for (int r = 0; r < rows; ++r)
           write(levels.first[r], levels.second[r], w.step, to + (4 * b * rows + r) * stride, rows * stride);
       });
