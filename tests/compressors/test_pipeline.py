@@ -249,6 +249,9 @@ def test_wrong_calls_are_refused(run, llama, copy, build_model, tmp_path):
     small = build_model(tmp_path / "small", layers=1, vocab_size=30)
     with pytest.raises(VqError, match="the model knows 30 tokens; they do not belong together"):
         run(model=small)
+    with pytest.raises(VqError):
+        run("unmade", model=tmp_path / "no such model")
+    assert not list(tmp_path.glob("unmade*"))
 
 
 def test_dead_inputs_are_reported_by_name(run, llama, copy, monkeypatch):
