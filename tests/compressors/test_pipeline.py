@@ -216,7 +216,7 @@ def test_another_run_in_the_way_is_refused(run):
     with pytest.raises(Stop):
         run(progress=stop_after(1))
     other = CompressOptions(codebook="scalar(bits=2)", windows=4, context=16, damping=0.5)
-    with pytest.raises(VqError, match=r"options\.damping was 0\.01, now 0\.5.*--restart"):
+    with pytest.raises(VqError, match=r"options\.damping was 0\.03, now 0\.5.*--restart"):
         run(options=other)
     assert run(options=other, restart=True).resumed == 0
 
