@@ -11,43 +11,22 @@
 namespace vq {
 namespace {
 
-void small(float* x, long size) {
-  if (size == 1) return;
-  const float low = x[0], high = x[1];
-  x[0] = low + high;
-  x[1] = low - high;
-}
-
 // Both stages inside a register: low + high and low - high of neighbours, then of neighbouring twos.
-inline float32x4_t four(float32x4_t v) {
+inline float32x4_t within(float32x4_t v) {
   const float32x4_t even = vtrn1q_f32(v, v), odd = vtrn2q_f32(v, v);
   v = vtrn1q_f32(vaddq_f32(even, odd), vsubq_f32(even, odd));
   const float32x4_t low = vcombine_f32(vget_low_f32(v), vget_low_f32(v)), high = vcombine_f32(vget_high_f32(v), vget_high_f32(v));
   return vcombine_f32(vget_low_f32(vaddq_f32(low, high)), vget_low_f32(vsubq_f32(low, high)));
 }
 
-void large(float* x, long size) {
-  for (long i = 0; i < size; i += 4) vst1q_f32(x + i, four(vld1q_f32(x + i)));
-  long half = 4;
-  for (; half * 4 <= size; half *= 4)  // two stages at once
-    for (long i = 0; i < size; i += 4 * half)
-      for (long j = i; j < i + half; j += 4) {
-        const float32x4_t a = vld1q_f32(x + j), b = vld1q_f32(x + j + half);
-        const float32x4_t c = vld1q_f32(x + j + 2 * half), d = vld1q_f32(x + j + 3 * half);
-        const float32x4_t e = vaddq_f32(a, b), f = vsubq_f32(a, b), g = vaddq_f32(c, d), h = vsubq_f32(c, d);
-        vst1q_f32(x + j, vaddq_f32(e, g));
-        vst1q_f32(x + j + half, vaddq_f32(f, h));
-        vst1q_f32(x + j + 2 * half, vsubq_f32(e, g));
-        vst1q_f32(x + j + 3 * half, vsubq_f32(f, h));
-      }
-  for (; half < size; half *= 2)
-    for (long i = 0; i < size; i += 2 * half)
-      for (long j = i; j < i + half; j += 4) {
-        const float32x4_t a = vld1q_f32(x + j), b = vld1q_f32(x + j + half);
-        vst1q_f32(x + j, vaddq_f32(a, b));
-        vst1q_f32(x + j + half, vsubq_f32(a, b));
-      }
-}
+constexpr long kLanes = 4;
+using Floats = float32x4_t;
+inline Floats load(const float* from) { return vld1q_f32(from); }
+inline void store(float* to, Floats v) { vst1q_f32(to, v); }
+inline Floats plus(Floats a, Floats b) { return vaddq_f32(a, b); }
+inline Floats minus(Floats a, Floats b) { return vsubq_f32(a, b); }
+
+#include "vq/hadamard_body.inc"
 
 // Largest magnitude; NaN or infinity wherever there is one, as their bits are the largest.
 float peak(const float* x, long n) {
@@ -88,20 +67,7 @@ inline void columns(const float* x, float factor, int planes, long stride, int8_
 
 }  // namespace
 
-void hadamard_neon(float* x, long n) {
-  long at = 0;
-  for (long size = 1L << 40; size >= 1; size /= 2) {
-    if (!(n & size)) continue;
-    if (size >= 4) {
-      large(x + at, size);
-    } else {
-      small(x + at, size);
-    }
-    const float norm = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
-    for (long i = at; i < at + size; ++i) x[i] *= norm;
-    at += size;
-  }
-}
+void hadamard_neon(float* x, long n) { hadamard_blocks(x, n); }
 
 void quantize_neon(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit) {
   const float largest = peak(x, n), top = planes == 2 ? 16319.0f : 127.0f;
