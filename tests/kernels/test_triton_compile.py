@@ -31,7 +31,8 @@ def check(found, capability):
         assert kernel["shared"] <= 48 << 10, f"more shared memory than every GPU has: {kernel}"
         half = kernel["name"].endswith("half") and int(capability) >= 80  # Triton's least
         assert kernel["tensor_cores"] == half, f"float16 is for tensor cores, float32 not: {kernel}"
-        assert kernel["barriers"] or "trellis" not in kernel["name"], f"no barrier: {kernel}"
+        steps = kernel["name"].startswith("trellis_encode")  # each needs those before it
+        assert kernel["barriers"] or not steps, f"no barrier: {kernel}"
 
 
 def test_a_few_kernels(tmp_path):
