@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "vq/tables.h"
+#include "vq/tables_panel.h"
 #include "vq/threads.h"
 
 namespace vq {
@@ -105,10 +106,30 @@ Tables view_tables(const uint8_t* weight, long bytes, const void* table, long pa
   w.fold = w.bits == 1 || w.bits == 3 ? 4 : w.bits == 2 ? 2 : 1;
   w.codes = (w.in + w.dim - 1) / w.dim * w.parts;
   w.units = (w.codes + w.fold - 1) / w.fold;
+  w.group = field<uint16_t>(weight + 50);
+  w.groups = w.group ? (w.in + w.group - 1) / w.group : 1;
+  if (w.group % kScaleColumns || w.group % w.dim || w.group / w.dim * w.parts % w.fold)
+    throw std::invalid_argument("packed weight: columns that share a scale must be whole units, and a multiple of 32");
   w.panels = (w.out + kPanelRows - 1) / kPanelRows;
   if (w.panel(w.panels - 1) + w.units * w.unit_bytes(w.rows_of(w.panels - 1)) - weight != bytes)
     throw std::invalid_argument("packed weight: another size than its header says");
   return w;
+}
+
+std::vector<Piece> pieces_of(const Tables& w) {
+  std::vector<Piece> found;
+  for (long g = 0; g < w.groups; ++g) {
+    Piece piece{w, 0, 0};
+    if (w.group) {
+      piece.column = g * w.group;
+      piece.unit = piece.column / w.dim * w.parts / w.fold;
+      piece.w.in = std::min(w.group, w.in - piece.column);
+      piece.w.codes = (piece.w.in + w.dim - 1) / w.dim * w.parts;
+      piece.w.units = (piece.w.codes + w.fold - 1) / w.fold;
+    }
+    found.push_back(piece);
+  }
+  return found;
 }
 
 void gather_tables(const Tables& w, const int64_t* index, long count, float* out, int threads) {

@@ -59,16 +59,23 @@ struct Levels {
     }
   }
 
+  // The most vectors, of `each` columns, up to `most` that a whole number of blocks of them makes the columns of a scale.
+  long fitting(long most, long each) const {
+    const long all = w.group / each;
+    while (w.group && most > 1 && (all % most || most * each % 2)) --most;
+    return most;
+  }
+
   void cut() {
-    const long vectors = std::max(1L, (decoder == Decoder::e8p ? 128L : 64L) / w.dim);
+    const long vectors = fitting(std::max(1L, (decoder == Decoder::e8p ? 128L : 64L) / w.dim), w.dim);
     units = vectors * w.parts;
     columns = vectors * w.dim;
     if (decoder == Decoder::nibbles || decoder == Decoder::threes) {
       const long each = w.fold * w.width;
-      units = std::max(1L, 64 / each);
+      units = fitting(std::max(1L, 64 / each), each);
       columns = units * each;
     } else if (decoder == Decoder::bytes) {
-      units = columns = 128;
+      units = columns = fitting(128, 1);
     }  // (`any` counts codes: those of a vector may end within a unit)
     const long all = decoder == Decoder::any ? w.codes : w.units;
     blocks = (all + units - 1) / units;
@@ -114,9 +121,16 @@ struct Levels {
     for (long u = 0; u < units; ++u) offset.push_back(static_cast<int32_t>(u % w.parts * part));
   }
 
-  WideCut wide() const { return {w.in, columns, blocks, group(), top}; }
+  WideCut wide() const { return {w.in, columns, blocks, together(), top}; }
   long pairs() const { return (columns + 1) / 2; }
-  long group() const { return std::max(1L, kGroup / columns); }
+  // Blocks that are multiplied together.
+  long together() const {
+    long count = std::max(1L, kGroup / columns);
+    while (w.group && w.group / columns % count) --count;
+    return count;
+  }
+  // Whether block b is the first one of columns with other scales, or there is none.
+  bool closes(long b) const { return b == blocks || (w.group && b * columns % w.group == 0); }
   long numbers() const { return pairs() * 2 * kPanelRows; }  // of a block
 };
 
@@ -129,7 +143,7 @@ struct Blocks {
   Buffer<int16_t> block;
 
   Blocks(const WideKernels& kernels, const Levels& of)
-      : k(kernels), levels(of), block(of.group() * of.numbers()) {
+      : k(kernels), levels(of), block(of.together() * of.numbers()) {
     if (levels.decoder == Decoder::vectors) index.resize(levels.units * kPanelRows);
     if (levels.decoder == Decoder::any) index.resize(kPanelRows);
   }
@@ -200,24 +214,46 @@ struct Blocks {
   }
 };
 
-// Totals of a panel to outputs.
-void finish(const Blocks& blocks, const Panel& panel, long index, const WideInputs& inputs, const uint16_t* scales,
-            const float* totals, float* y) {
-  const Levels& levels = blocks.levels;
+// Sums of the integers of each row of x over the columns of each scale, (w.groups, rows).
+std::vector<int64_t> sums_of_inputs(const Levels& levels, WideInputs& inputs) {
   const Tables& w = levels.w;
+  if (!w.group) return inputs.total;
+  std::vector<int64_t> found(w.groups * inputs.rows);
+  if (levels.first == 0.0f) return found;
+  const long together = levels.together(), width = 2 * levels.pairs();
+  for (long b = 0; b < levels.blocks; ++b)
+    for (long i = 0; i < inputs.rows; ++i) {
+      const int16_t* q = inputs.row_of(b - b % together, i) + b % together * width;
+      for (long c = 0; c < width; ++c) found[b * levels.columns / w.group * inputs.rows + i] += q[c];
+    }
+  return found;
+}
+
+// The sums of a panel over the columns of one scale, to values of the codebook: totals * unit + total * first.
+void to_values(const Levels& levels, const int64_t* total, long rows, float* totals) {
+  for (long i = 0; i < rows; ++i) {
+    const float rest = static_cast<float>(total[i]) * levels.first;
+    for (int r = 0; r < kPanelRows; ++r) totals[i * kPanelRows + r] = totals[i * kPanelRows + r] * levels.unit + rest;
+  }
+}
+
+// Values of a panel times the units of x, and the scales of rows that have one, to outputs.
+void finish(const Blocks& blocks, const Panel& panel, long index, const WideInputs& inputs, const uint16_t* scales,
+            const float* values, float* y) {
+  const Tables& w = blocks.levels.w;
   long place[kPanelRows], count = std::min(kPanelRows, w.out - index * kPanelRows);  // of each row
   float scale[kPanelRows];
   for (int i = 0; i < kPanelRows; ++i) {
     const long row = blocks.row_at(panel, i);
     if (row < 0 || row >= count) continue;
     place[row] = i;
-    scale[row] = from_half(scales[index * kPanelRows + row]);
+    scale[row] = w.group ? 1.0f : from_half(scales[index * kPanelRows + row]);
   }
   for (size_t i = 0; i < inputs.unit.size(); ++i) {
-    const float* sum = totals + i * kPanelRows;
-    const float rest = static_cast<float>(inputs.total[i]) * levels.first, unit = inputs.unit[i];
+    const float* value = values + i * kPanelRows;
+    const float unit = inputs.unit[i];
     float* to = y + static_cast<long>(i) * w.out + index * kPanelRows;
-    for (long r = 0; r < count; ++r) to[r] = (sum[place[r]] * levels.unit + rest) * unit * scale[r];
+    for (long r = 0; r < count; ++r) to[r] = value[place[r]] * unit * scale[r];
   }
 }
 
@@ -254,21 +290,34 @@ long wide_rows(const Tables& w) {
 void tables_wide(const WideKernels& k, const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y,
                  int threads) {
   const Levels levels(w);
-  const WideInputs inputs(k, levels.wide(), x, rows, stride, threads);
+  WideInputs inputs(k, levels.wide(), x, rows, stride, threads);
+  const std::vector<int64_t> sums = sums_of_inputs(levels, inputs);
   const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));
   parallel_for(w.panels, grain, threads, [&](long begin, long end) {
     Blocks blocks(k, levels);
-    Buffer<float> totals(rows * kPanelRows);
+    PanelScales scale(portable_tables, w, scales);
+    Buffer<float> totals(rows * kPanelRows), values(rows * kPanelRows);
+    float *part = totals.get(), *found = w.group ? values.get() : part;
     for (long p = begin; p < end; ++p) {
       const Panel panel(w, p);
       const uint8_t* codes = blocks.codes(panel);
-      std::fill(totals.get(), totals.get() + rows * kPanelRows, 0.0f);
-      for (long b = 0; b < levels.blocks; b += levels.group()) {
-        const long count = std::min(levels.group(), levels.blocks - b);
+      const float* own = w.group ? scale.read(p, [&](int place) { return blocks.row_at(panel, place); }) : nullptr;
+      std::fill(found, found + rows * kPanelRows, 0.0f);
+      std::fill(part, part + rows * kPanelRows, 0.0f);
+      for (long b = 0, piece = 0; b < levels.blocks;) {
+        const long count = std::min(levels.together(), levels.blocks - b);
         for (long i = 0; i < count; ++i) blocks.decode(panel, codes, b + i, blocks.block.get() + i * levels.numbers());
-        k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(b, 0), rows, totals.get());
+        k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(b, 0), rows, part);
+        b += count;
+        if (!levels.closes(b)) continue;
+        to_values(levels, sums.data() + piece * rows, rows, part);
+        if (!w.group) continue;
+        for (long i = 0; i < rows; ++i)
+          portable_tables.add_scaled(part + i * kPanelRows, own + piece * kPanelRows, found + i * kPanelRows);
+        std::fill(part, part + rows * kPanelRows, 0.0f);
+        ++piece;
       }
-      finish(blocks, panel, p, inputs, scales, totals.get(), y);
+      finish(blocks, panel, p, inputs, scales, found, y);
     }
   });
 }

@@ -45,7 +45,7 @@ const WideKernels& wide_kernels();
 // Rows of x from which on these kernels are faster than those of single rows.
 long wide_rows(const Tables& w);
 
-// y(rows, out) = product and scales; x (rows, stride) is rotated, of w.in columns.
+// y(rows, out) = product and scales (out, w.groups); x (rows, stride) is rotated, of w.in columns.
 void tables_wide(const WideKernels& k, const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y,
                  int threads);
 
