@@ -23,26 +23,6 @@ enum class Kind { nibbles, nibbles_float, threes, threes_float, levels, vectors,
 
 constexpr long kChunk = 64;  // units whose indices stay in the first cache
 
-const TablesKernels& kernels() {
-#if VQ_X86
-  static const TablesKernels avx512 = [] {
-    TablesKernels k = avx2_tables;
-    use_avx512(&k);
-    return k;
-  }();
-  if (isa() == Isa::avx512) return avx512;
-  if (isa() == Isa::avx2) return avx2_tables;
-#elif VQ_NEON
-  static const TablesKernels neon = [] {
-    TablesKernels k = portable_tables;
-    use_neon(&k);
-    return k;
-  }();
-  if (isa() == Isa::neon) return neon;
-#endif
-  return portable_tables;
-}
-
 long stride_of(const Tables& w) { return w.width == 2 || w.width % 4 == 0 ? w.width : (w.width + 3) / 4 * 4; }
 long lanes_of(const Tables& w) { return w.width <= 4 ? 4 : (w.width + 7) / 8 * 8; }
 
@@ -119,7 +99,7 @@ struct Call {
   long act = 0, blocks = 0;  // numbers of a row in its main buffer; scales of a row
 
   Call(const Tables& view, TableMode how, long count)
-      : w(view), k(kernels()), mode(how), kind(kind_of(view, how)), pieces(pieces_of(view)), rows(count), planes(how == TableMode::int15 ? 2 : 1),
+      : w(view), k(table_kernels()), mode(how), kind(kind_of(view, how)), pieces(pieces_of(view)), rows(count), planes(how == TableMode::int15 ? 2 : 1),
         block(how == TableMode::int15 ? kMostBlock / 2 : kMostBlock) {
     width = (w.units * w.fold + w.parts - 1) / w.parts * w.dim + 64;
     x = std::make_unique<Buffer<float>>(rows * width);
@@ -339,6 +319,26 @@ struct Rotated {
 
 }  // namespace
 
+const TablesKernels& table_kernels() {
+#if VQ_X86
+  static const TablesKernels avx512 = [] {
+    TablesKernels k = avx2_tables;
+    use_avx512(&k);
+    return k;
+  }();
+  if (isa() == Isa::avx512) return avx512;
+  if (isa() == Isa::avx2) return avx2_tables;
+#elif VQ_NEON
+  static const TablesKernels neon = [] {
+    TablesKernels k = portable_tables;
+    use_neon(&k);
+    return k;
+  }();
+  if (isa() == Isa::neon) return neon;
+#endif
+  return portable_tables;
+}
+
 float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums,
                  int64_t* total) {
   const long columns = units * 8;
@@ -373,7 +373,7 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
   if (wide || bytes) {
     const Rotated row(w, x, rows, signs_in, threads);
     if (wide) tables_wide(wide_kernels(), row.rows.get(), rows, row.stride, w, scales, y, threads);
-    else tables_bytes(*bytes, kernels(), row.rows.get(), rows, row.stride, w, scales, mode, y, threads);
+    else tables_bytes(*bytes, table_kernels(), row.rows.get(), rows, row.stride, w, scales, mode, y, threads);
     if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
     return;
   }

@@ -129,8 +129,8 @@ struct Levels {
     while (w.group && w.group / columns % count) --count;
     return count;
   }
-  // Whether block b is the first one of columns with other scales, or there is none.
-  bool closes(long b) const { return b == blocks || (w.group && b * columns % w.group == 0); }
+  // Whether block b is the first one of columns with other scales, or there is none but one.
+  bool closes(long b) const { return w.group && (b == blocks || b * columns % w.group == 0); }
   long numbers() const { return pairs() * 2 * kPanelRows; }  // of a block
 };
 
@@ -214,33 +214,27 @@ struct Blocks {
   }
 };
 
-// Sums of the integers of each row of x over the columns of each scale, (w.groups, rows).
-std::vector<int64_t> sums_of_inputs(const Levels& levels, WideInputs& inputs) {
+// What each row of x adds to the values of the columns of each scale, (w.groups, rows): their sum times the first level.
+std::vector<float> rests_of(const Levels& levels, WideInputs& inputs) {
   const Tables& w = levels.w;
-  if (!w.group) return inputs.total;
-  std::vector<int64_t> found(w.groups * inputs.rows);
-  if (levels.first == 0.0f) return found;
+  std::vector<int64_t> sums(w.groups * inputs.rows);
   const long together = levels.together(), width = 2 * levels.pairs();
-  for (long b = 0; b < levels.blocks; ++b)
+  for (long b = 0; levels.first != 0.0f && b < levels.blocks; ++b)
     for (long i = 0; i < inputs.rows; ++i) {
       const int16_t* q = inputs.row_of(b - b % together, i) + b % together * width;
-      for (long c = 0; c < width; ++c) found[b * levels.columns / w.group * inputs.rows + i] += q[c];
+      int64_t& sum = sums[(w.group ? b * levels.columns / w.group : 0) * inputs.rows + i];
+      for (long c = 0; c < width; ++c) sum += q[c];
     }
+  std::vector<float> found(sums.size());
+  for (size_t i = 0; i < sums.size(); ++i) found[i] = static_cast<float>(sums[i]) * levels.first;
   return found;
 }
 
-// The sums of a panel over the columns of one scale, to values of the codebook: totals * unit + total * first.
-void to_values(const Levels& levels, const int64_t* total, long rows, float* totals) {
-  for (long i = 0; i < rows; ++i) {
-    const float rest = static_cast<float>(total[i]) * levels.first;
-    for (int r = 0; r < kPanelRows; ++r) totals[i * kPanelRows + r] = totals[i * kPanelRows + r] * levels.unit + rest;
-  }
-}
-
-// Values of a panel times the units of x, and the scales of rows that have one, to outputs.
+// Totals of a panel to outputs; where columns share scales, these are in them.
 void finish(const Blocks& blocks, const Panel& panel, long index, const WideInputs& inputs, const uint16_t* scales,
-            const float* values, float* y) {
-  const Tables& w = blocks.levels.w;
+            const float* totals, float* y) {
+  const Levels& levels = blocks.levels;
+  const Tables& w = levels.w;
   long place[kPanelRows], count = std::min(kPanelRows, w.out - index * kPanelRows);  // of each row
   float scale[kPanelRows];
   for (int i = 0; i < kPanelRows; ++i) {
@@ -250,10 +244,11 @@ void finish(const Blocks& blocks, const Panel& panel, long index, const WideInpu
     scale[row] = w.group ? 1.0f : from_half(scales[index * kPanelRows + row]);
   }
   for (size_t i = 0; i < inputs.unit.size(); ++i) {
-    const float* value = values + i * kPanelRows;
-    const float unit = inputs.unit[i];
+    const float* sum = totals + i * kPanelRows;
+    const float rest = w.group ? 0.0f : static_cast<float>(inputs.total[i]) * levels.first, unit = inputs.unit[i];
+    const float factor = w.group ? 1.0f : levels.unit;
     float* to = y + static_cast<long>(i) * w.out + index * kPanelRows;
-    for (long r = 0; r < count; ++r) to[r] = value[place[r]] * unit * scale[r];
+    for (long r = 0; r < count; ++r) to[r] = (sum[place[r]] * factor + rest) * unit * scale[r];
   }
 }
 
@@ -291,33 +286,30 @@ void tables_wide(const WideKernels& k, const float* x, long rows, long stride, c
                  int threads) {
   const Levels levels(w);
   WideInputs inputs(k, levels.wide(), x, rows, stride, threads);
-  const std::vector<int64_t> sums = sums_of_inputs(levels, inputs);
-  const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));
+  const std::vector<float> rests = w.group ? rests_of(levels, inputs) : std::vector<float>();
+  const long grain = std::max(1L, w.panels / (4L * std::max(1, threads))), all = rows * kPanelRows;
   parallel_for(w.panels, grain, threads, [&](long begin, long end) {
     Blocks blocks(k, levels);
-    PanelScales scale(portable_tables, w, scales);
-    Buffer<float> totals(rows * kPanelRows), values(rows * kPanelRows);
-    float *part = totals.get(), *found = w.group ? values.get() : part;
+    PanelScales scale(table_kernels(), w, scales);
+    Buffer<float> totals(all), values(w.group ? all : 1);
     for (long p = begin; p < end; ++p) {
       const Panel panel(w, p);
       const uint8_t* codes = blocks.codes(panel);
-      const float* own = w.group ? scale.read(p, [&](int place) { return blocks.row_at(panel, place); }) : nullptr;
-      std::fill(found, found + rows * kPanelRows, 0.0f);
-      std::fill(part, part + rows * kPanelRows, 0.0f);
-      for (long b = 0, piece = 0; b < levels.blocks;) {
+      std::fill(totals.get(), totals.get() + all, 0.0f);
+      const float* own = nullptr;
+      if (w.group) {
+        own = scale.read(p, [&](int place) { return blocks.row_at(panel, place); });
+        std::fill(values.get(), values.get() + all, 0.0f);
+      }
+      for (long b = 0; b < levels.blocks; b += levels.together()) {
         const long count = std::min(levels.together(), levels.blocks - b);
         for (long i = 0; i < count; ++i) blocks.decode(panel, codes, b + i, blocks.block.get() + i * levels.numbers());
-        k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(b, 0), rows, part);
-        b += count;
-        if (!levels.closes(b)) continue;
-        to_values(levels, sums.data() + piece * rows, rows, part);
-        if (!w.group) continue;
-        for (long i = 0; i < rows; ++i)
-          portable_tables.add_scaled(part + i * kPanelRows, own + piece * kPanelRows, found + i * kPanelRows);
-        std::fill(part, part + rows * kPanelRows, 0.0f);
-        ++piece;
+        k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(b, 0), rows, totals.get());
+        if (!levels.closes(b + count)) continue;
+        const long g = b * levels.columns / w.group;
+        k.add_values(totals.get(), rows, levels.unit, rests.data() + g * rows, own + g * kPanelRows, values.get());
       }
-      finish(blocks, panel, p, inputs, scales, found, y);
+      finish(blocks, panel, p, inputs, scales, w.group ? values.get() : totals.get(), y);
     }
   });
 }

@@ -76,6 +76,9 @@ extern const TablesKernels avx2_tables;    // defined on x86 only
 void use_avx512(TablesKernels* kernels);   // replaces what AVX-512 does better; defined on x86 only
 void use_neon(TablesKernels* kernels);     // replaces what NEON does better; defined on 64-bit Arm only
 
+// Those of the instruction set in use.
+const TablesKernels& table_kernels();
+
 enum class TableMode { floats = 0, int8 = 1, int15 = 2 };
 
 // y(rows, out) = rotation, product, scales (out, w.groups), rotation; any of the signs may be null (no rotation).
