@@ -55,7 +55,15 @@ def packed(name, out, width, seed=0, group=0):
     step = 1.1 if name == "e8p" else 0.0
     code = E8P_CODE if name == "e8p" else 0
     header = PackedHeader(
-        PANELS, out, width, bits, dim, code=code, codes_per_vector=parts, step=step, scale_group=group
+        PANELS,
+        out,
+        width,
+        bits,
+        dim,
+        code=code,
+        codes_per_vector=parts,
+        step=step,
+        scale_group=group,
     )
     count = entries or 1 << bits
     vectors = -(-width // dim)

@@ -180,7 +180,9 @@ def test_what_does_not_fit_is_refused_with_the_cause():
             PackedHeader(layout, 64, 64, bits, dim, scale_group=32, **more)
 
 
-@pytest.mark.parametrize("name", ["scalar2", "scalar3", "pairs4", "triples7", "2x8", "product8", "e8p"])
+@pytest.mark.parametrize(
+    "name", ["scalar2", "scalar3", "pairs4", "triples7", "2x8", "product8", "e8p"]
+)
 def test_gpu_kernels(interpreted, name):
     layer = packed(name, 75, 203, group=least(name))
     for rows in (2, 17):

@@ -168,8 +168,9 @@ def scale_rows_(values: Tensor, scales: Tensor, header: PackedHeader) -> Tensor:
     scales = scales.to(values.dtype)
     if not header.scale_group:
         return values.mul_(scales.unsqueeze(1))
-    for group, part in enumerate(values.split(header.scale_group, dim=1)):
-        part.mul_(scales[:, group : group + 1])
+    for group in range(scales.shape[1]):
+        columns = slice(group * header.scale_group, (group + 1) * header.scale_group)
+        values[:, columns].mul_(scales[:, group : group + 1])
     return values
 
 
