@@ -289,6 +289,8 @@ def test_a_model_has_the_logits_of_its_dense_weights(name, llama, text, tmp_path
             count += 1
     assert count == 21
     torch.testing.assert_close(logits(model), logits(dense), rtol=1e-3, atol=1e-3)
+    written = [m.generate(IDS, max_new_tokens=4, do_sample=False) for m in (model, dense)]
+    assert torch.equal(*written) and written[0].shape == (1, 28)
     theirs = AutoModelForCausalLM.from_pretrained(output.output, dtype=torch.bfloat16)
     for key, value in model.state_dict().items():
         kept = any(
@@ -551,6 +553,7 @@ def test_a_group_is_another_run_and_counts_its_bytes(llama, text, tmp_path):
         options = options_of("group", group=group, rounding="nearest", windows=0)
         found[group] = compress(llama, tmp_path / f"{group}", options=options)
     assert found[32].report["options"]["group"] == 32
+    assert found[32].report["layers"]["model.layers.0.mlp.down_proj"]["group"] == 32
     totals = [found[g].report["totals"]["quantized_bytes"] for g in (0, 32)]
     stored = read_header(found[32].output / "model.safetensors")[0]
     scales = [entry for n, entry in stored.items() if n.endswith(".scales")]
