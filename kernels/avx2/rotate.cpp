@@ -13,49 +13,24 @@ namespace {
 
 // One butterfly inside a register: `other` is v with lanes swapped, HIGH marks the lanes that subtract.
 template <int HIGH>
-inline __m256 within(__m256 v, __m256 other) {
+inline __m256 butterfly(__m256 v, __m256 other) {
   return _mm256_blend_ps(_mm256_add_ps(other, v), _mm256_sub_ps(other, v), HIGH);
 }
 
-inline __m256 eight(__m256 v) {
-  v = within<0xaa>(v, _mm256_permute_ps(v, 0xb1));
-  v = within<0xcc>(v, _mm256_permute_ps(v, 0x4e));
-  return within<0xf0>(v, _mm256_permute2f128_ps(v, v, 0x01));
+inline __m256 within(__m256 v) {
+  v = butterfly<0xaa>(v, _mm256_permute_ps(v, 0xb1));
+  v = butterfly<0xcc>(v, _mm256_permute_ps(v, 0x4e));
+  return butterfly<0xf0>(v, _mm256_permute2f128_ps(v, v, 0x01));
 }
 
-void small(float* x, long size) {
-  for (long half = 1; half < size; half *= 2)
-    for (long i = 0; i < size; i += 2 * half)
-      for (long j = i; j < i + half; ++j) {
-        const float low = x[j], high = x[j + half];
-        x[j] = low + high;
-        x[j + half] = low - high;
-      }
-}
+constexpr long kLanes = 8;
+using Floats = __m256;
+inline Floats load(const float* from) { return _mm256_loadu_ps(from); }
+inline void store(float* to, Floats v) { _mm256_storeu_ps(to, v); }
+inline Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
 
-void large(float* x, long size) {
-  for (long i = 0; i < size; i += 8) _mm256_storeu_ps(x + i, eight(_mm256_loadu_ps(x + i)));
-  long half = 8;
-  for (; half * 4 <= size; half *= 4)  // two stages at once
-    for (long i = 0; i < size; i += 4 * half)
-      for (long j = i; j < i + half; j += 8) {
-        const __m256 a = _mm256_loadu_ps(x + j), b = _mm256_loadu_ps(x + j + half);
-        const __m256 c = _mm256_loadu_ps(x + j + 2 * half), d = _mm256_loadu_ps(x + j + 3 * half);
-        const __m256 e = _mm256_add_ps(a, b), f = _mm256_sub_ps(a, b);
-        const __m256 g = _mm256_add_ps(c, d), h = _mm256_sub_ps(c, d);
-        _mm256_storeu_ps(x + j, _mm256_add_ps(e, g));
-        _mm256_storeu_ps(x + j + half, _mm256_add_ps(f, h));
-        _mm256_storeu_ps(x + j + 2 * half, _mm256_sub_ps(e, g));
-        _mm256_storeu_ps(x + j + 3 * half, _mm256_sub_ps(f, h));
-      }
-  for (; half < size; half *= 2)
-    for (long i = 0; i < size; i += 2 * half)
-      for (long j = i; j < i + half; j += 8) {
-        const __m256 a = _mm256_loadu_ps(x + j), b = _mm256_loadu_ps(x + j + half);
-        _mm256_storeu_ps(x + j, _mm256_add_ps(a, b));
-        _mm256_storeu_ps(x + j + half, _mm256_sub_ps(a, b));
-      }
-}
+#include "vq/hadamard_body.inc"
 
 // Largest magnitude; NaN or infinity wherever there is one, as their bits are the largest.
 float peak(const float* x, long n) {
@@ -109,20 +84,7 @@ inline void columns(const float* x, __m256 factor, int planes, long stride, int8
 
 }  // namespace
 
-void hadamard_avx2(float* x, long n) {
-  long at = 0;
-  for (long size = 1L << 40; size >= 1; size /= 2) {
-    if (!(n & size)) continue;
-    if (size >= 8) {
-      large(x + at, size);
-    } else {
-      small(x + at, size);
-    }
-    const float norm = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
-    for (long i = at; i < at + size; ++i) x[i] *= norm;
-    at += size;
-  }
-}
+void hadamard_avx2(float* x, long n) { hadamard_blocks(x, n); }
 
 void quantize_avx2(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit) {
   const float largest = peak(x, n), top = planes == 2 ? 16319.0f : 127.0f;

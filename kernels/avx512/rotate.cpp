@@ -12,67 +12,29 @@ namespace vq {
 namespace {
 
 // One butterfly inside a register: `other` is v with lanes swapped, `high` marks the lanes that subtract.
-inline __m512 within(__m512 v, __m512 other, __mmask16 high) {
+inline __m512 butterfly(__m512 v, __m512 other, __mmask16 high) {
   return _mm512_mask_sub_ps(_mm512_add_ps(other, v), high, other, v);
 }
 
-inline __m512 sixteen(__m512 v) {
-  v = within(v, _mm512_permute_ps(v, 0xb1), 0xaaaa);
-  v = within(v, _mm512_permute_ps(v, 0x4e), 0xcccc);
-  v = within(v, _mm512_shuffle_f32x4(v, v, 0xb1), 0xf0f0);
-  return within(v, _mm512_shuffle_f32x4(v, v, 0x4e), 0xff00);
+inline __m512 within(__m512 v) {
+  v = butterfly(v, _mm512_permute_ps(v, 0xb1), 0xaaaa);
+  v = butterfly(v, _mm512_permute_ps(v, 0x4e), 0xcccc);
+  v = butterfly(v, _mm512_shuffle_f32x4(v, v, 0xb1), 0xf0f0);
+  return butterfly(v, _mm512_shuffle_f32x4(v, v, 0x4e), 0xff00);
 }
 
-void small(float* x, long size) {
-  for (long half = 1; half < size; half *= 2)
-    for (long i = 0; i < size; i += 2 * half)
-      for (long j = i; j < i + half; ++j) {
-        const float low = x[j], high = x[j + half];
-        x[j] = low + high;
-        x[j + half] = low - high;
-      }
-}
+constexpr long kLanes = 16;
+using Floats = __m512;
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, Floats v) { _mm512_storeu_ps(to, v); }
+inline Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 
-void large(float* x, long size) {
-  for (long i = 0; i < size; i += 16) _mm512_storeu_ps(x + i, sixteen(_mm512_loadu_ps(x + i)));
-  long half = 16;
-  for (; half * 4 <= size; half *= 4)  // two stages at once
-    for (long i = 0; i < size; i += 4 * half)
-      for (long j = i; j < i + half; j += 16) {
-        const __m512 a = _mm512_loadu_ps(x + j), b = _mm512_loadu_ps(x + j + half);
-        const __m512 c = _mm512_loadu_ps(x + j + 2 * half), d = _mm512_loadu_ps(x + j + 3 * half);
-        const __m512 e = _mm512_add_ps(a, b), f = _mm512_sub_ps(a, b);
-        const __m512 g = _mm512_add_ps(c, d), h = _mm512_sub_ps(c, d);
-        _mm512_storeu_ps(x + j, _mm512_add_ps(e, g));
-        _mm512_storeu_ps(x + j + half, _mm512_add_ps(f, h));
-        _mm512_storeu_ps(x + j + 2 * half, _mm512_sub_ps(e, g));
-        _mm512_storeu_ps(x + j + 3 * half, _mm512_sub_ps(f, h));
-      }
-  for (; half < size; half *= 2)
-    for (long i = 0; i < size; i += 2 * half)
-      for (long j = i; j < i + half; j += 16) {
-        const __m512 a = _mm512_loadu_ps(x + j), b = _mm512_loadu_ps(x + j + half);
-        _mm512_storeu_ps(x + j, _mm512_add_ps(a, b));
-        _mm512_storeu_ps(x + j + half, _mm512_sub_ps(a, b));
-      }
-}
+#include "vq/hadamard_body.inc"
 
 }  // namespace
 
-void hadamard_avx512(float* x, long n) {
-  long at = 0;
-  for (long size = 1L << 40; size >= 1; size /= 2) {
-    if (!(n & size)) continue;
-    if (size >= 16) {
-      large(x + at, size);
-    } else {
-      small(x + at, size);
-    }
-    const float norm = static_cast<float>(1.0 / std::sqrt(static_cast<double>(size)));
-    for (long i = at; i < at + size; ++i) x[i] *= norm;
-    at += size;
-  }
-}
+void hadamard_avx512(float* x, long n) { hadamard_blocks(x, n); }
 
 void quantize_avx512(const float* x, long n, int planes, long stride, int8_t* acts, int32_t* sums, float* unit) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);

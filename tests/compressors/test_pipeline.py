@@ -216,7 +216,7 @@ def test_another_run_in_the_way_is_refused(run):
     with pytest.raises(Stop):
         run(progress=stop_after(1))
     other = CompressOptions(codebook="scalar(bits=2)", windows=4, context=16, damping=0.5)
-    with pytest.raises(VqError, match=r"options\.damping was 0\.01, now 0\.5.*--restart"):
+    with pytest.raises(VqError, match=r"options\.damping was 0\.03, now 0\.5.*--restart"):
         run(options=other)
     assert run(options=other, restart=True).resumed == 0
 
@@ -249,6 +249,9 @@ def test_wrong_calls_are_refused(run, llama, copy, build_model, tmp_path):
     small = build_model(tmp_path / "small", layers=1, vocab_size=30)
     with pytest.raises(VqError, match="the model knows 30 tokens; they do not belong together"):
         run(model=small)
+    with pytest.raises(VqError):
+        run("unmade", model=tmp_path / "no such model")
+    assert not list(tmp_path.glob("unmade*"))
 
 
 def test_dead_inputs_are_reported_by_name(run, llama, copy, monkeypatch):

@@ -68,7 +68,7 @@ class CompressOptions:
     embeddings: str = KEEP
     rounding: str = "ldlq"
     rotation: str = "input"
-    damping: float = 0.01
+    damping: float = 0.03
     scale: float = 1.0
     polish: int = 0
     outliers: Mapping[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from vq.kernels.linear_reference import (
 from vq.kernels.panels import TOKENS
 
 _FLOAT = torch.float32
+_TYPES = frozenset((torch.float32, torch.float16, torch.bfloat16))
 
 
 class ReadyLinear:
@@ -101,7 +102,8 @@ class ReadyLinear:
         rest = self._rests.get(mode)
         if rest is None:
             return None
-        if type(x) is not Tensor or x.dtype is not _FLOAT or not x.is_cpu or listens(x):
+        dtype = x.dtype
+        if type(x) is not Tensor or dtype not in _TYPES or not x.is_cpu or listens(x):
             return None
         (width, out), shape = self._shape, x.shape
         rows = x.numel() // width
@@ -116,8 +118,11 @@ class ReadyLinear:
             y = torch.empty(rows, out, dtype=_FLOAT)
         else:
             y = torch.empty(*shape[:-1], out, dtype=_FLOAT)
-        done = self._call(x.data_ptr(), rows, *rest, y.data_ptr(), torch.get_num_threads())
-        return y if done else None
+        given = x if dtype is _FLOAT else x.float()
+        done = self._call(given.data_ptr(), rows, *rest, y.data_ptr(), torch.get_num_threads())
+        if not done:
+            return None
+        return y if dtype is _FLOAT else y.to(dtype)
 
 
 def _checked(

@@ -79,3 +79,12 @@ def test_one_process_at_a_time(work):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode != 0 and "another process is compressing" in second.stderr
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_folder_without_work_is_removed_and_one_with_work_stays(work):
+    with pytest.raises(KeyError), work.locked():
+        raise KeyError
+    assert not work.path.exists()
+    with work.locked():
+        work.begin(PRINT, {}, restart=False)
+    assert (work.path / "manifest.json").is_file()

@@ -346,6 +346,19 @@ def test_kept_addresses_follow_every_rule_of_the_operation(monkeypatch):
         assert layer._ready is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_goes_through_kept_addresses_too(dtype):
+    """To the numbers of float32, rounded once."""
+    layer, x = make(bias=False, mode="int8"), inputs(3, 101).to(dtype)
+    with torch.no_grad():
+        wanted = layer(x.float())
+        assert layer._ready is not None
+        found = layer._quick(x)
+        assert found is not None and found.dtype == dtype
+        assert torch.equal(found, wanted.to(dtype)) and torch.equal(found, layer(x))
+        assert torch.equal(make(bias=False, mode="int8")(x), found)  # by the operation
+
+
 def test_slow_ways_are_told_once():
     with pytest.warns(RuntimeWarning, match="slow_stages: no kernel"):
         book = Stages()

@@ -53,13 +53,15 @@ def test_ldlq_with_one_column_is_gptq_backwards():
     metric, weight = hessian(n), weights(20, n)
     codebook = build("scalar(bits=3)")
     rms = weight.square().mean(1).sqrt()[:, None]
-    result = round_matrices({"w": weight}, metric, codebook, RoundingOptions(rotation="none"))["w"]
+    options = RoundingOptions(rotation="none")
+    result = round_matrices({"w": weight}, metric, codebook, options)["w"]
     values = codebook.decode(result.codes).reshape(weight.shape)
 
     def quantize(column):
         return codebook(column[:, None].float())[:, 0].double()
 
-    flipped = gptq((weight / rms).flip(1), metric.flip(0, 1), 0.01, quantize).flip(1)
+    turned = gptq((weight / rms).flip(1), metric.flip(0, 1), options.damping, quantize)
+    flipped = turned.flip(1)
     assert float((values == flipped.float()).float().mean()) > 0.99
 
 

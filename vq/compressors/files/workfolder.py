@@ -20,7 +20,7 @@ from vq.compressors.files.tensorfile import (
 )
 from vq.errors import VqError
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _LOCK = "manifest.json", "lock"
 TEACHER, STATE, TUNED = "teacher.safetensors", "tuning.safetensors", "tuned.safetensors"
 PLAN = "plan.json"
 TUNING_FILES = (TEACHER, STATE, TUNED)
@@ -38,13 +38,14 @@ class WorkFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process out for as long as this one lives.
+        """Keep a second process out for as long as this one lives; a folder in which nothing was done is removed.
 
         Raises:
             VqError: if another process works there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
+        lock = self.path / _LOCK
+        with lock.open("w") as file:
             try:
                 import fcntl
 
@@ -56,7 +57,11 @@ class WorkFolder:
                     f"{self.path}: another process is compressing to this output; wait for it or "
                     "choose another output"
                 ) from error
-            yield
+            try:
+                yield
+            finally:
+                if self.path.is_dir() and [item.name for item in self.path.iterdir()] == [_LOCK]:
+                    self.remove()
 
     def begin(
         self, fingerprint: Mapping[str, Any], noted: Mapping[str, Any], restart: bool

@@ -79,7 +79,7 @@ class Probe:
     texts: Tensor
     every: int = 1
     distortion: float = PROBE
-    damping: float = 0.01
+    damping: float = 0.03
     seed: int = 0
 
 

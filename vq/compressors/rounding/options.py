@@ -115,7 +115,7 @@ class RoundingOptions:
 
     method: str = "ldlq"
     rotation: str = "input"
-    damping: float = 0.01
+    damping: float = 0.03
     scale: float = 1.0
     polish: int = 0
     outliers: OutlierOptions | None = None
