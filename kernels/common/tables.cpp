@@ -2,7 +2,6 @@
 #include "vq/tables.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -337,33 +336,6 @@ const TablesKernels& table_kernels() {
   if (isa() == Isa::neon) return neon;
 #endif
   return portable_tables;
-}
-
-float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums,
-                 int64_t* total) {
-  const long columns = units * 8;
-  Buffer<int16_t> q(columns);
-  const float unit = quantize(x, n, columns, planes == 2 ? 16319 : 127, q.get());
-  for (long c = 0; c < columns; ++c) {
-    const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
-    if (planes == 2) bytes[columns + c] = static_cast<int8_t>(low);
-    bytes[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
-    *total += q.get()[c];
-  }
-  for (long u = 0; u < planes * units; ++u) {
-    int sum = 0;
-    for (int c = 0; c < 8; ++c) sum += bytes[u * 8 + c];
-    sums[u] = static_cast<int16_t>(sum);
-  }
-  return unit;
-}
-
-bool even_levels(const Tables& w) {
-  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
-  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
-  for (long c = 0; c < w.entries; ++c)
-    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
-  return true;
 }
 
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
