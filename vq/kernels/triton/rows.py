@@ -189,7 +189,6 @@ def product_kernel(
         vector = turn * WIDTH + tl.arange(0, WIDTH)
         down = vector[:, None]
         inside = (line < out) & (down < vectors)
-        share = 1.0
         if GROUP > 0:
             share = tl.load(relative + line * groups + down * DIM // GROUP, mask=inside, other=0.0)
         for d in tl.static_range(DIM):
@@ -198,8 +197,9 @@ def product_kernel(
                 data, line, stored, codes, down, bytes_, inside, table, entries, d,
                 BITS, BYTES, FOLD, DIM, SUM, APART, E8P,
             )  # fmt: skip
-            value = (value * share).to(given.dtype)
-            total = tl.dot(given, value, total, input_precision="ieee")
+            if GROUP > 0:
+                value = value * share
+            total = tl.dot(given, value.to(given.dtype), total, input_precision="ieee")
     store_partial(partial, total, tl.program_id(1), row, begin, rows, out, HEIGHT)
 
 
