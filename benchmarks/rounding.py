@@ -1,4 +1,4 @@
-"""What do ways of rounding, outliers, low-rank parts, second codes and tables of its own bring a matrix at equal bits?
+"""What do ways of rounding, outliers, low-rank parts, second codes, own tables and more scales bring at equal bits?
 
     python benchmarks/rounding.py MODEL --calibration cal.txt --json benchmarks/results/rounding.json
     python benchmarks/rounding.py MODEL --calibration cal.txt --only columns   # keeps the other rows of the file
@@ -39,6 +39,7 @@ LAYERS = (
     "model.layers.10.mlp.down_proj",
 )
 SCALAR, SUMS = "kmeans(dim=1, entries=4)", "additive(stages=2, dim=8, entries=256)"
+FOUR_BITS = "scalar(bits=4)"
 VECTORS, TRELLIS = "kmeans(dim=4, entries=256)", "trellis(bits=2, memory=12, code=hash)"
 
 
@@ -84,6 +85,7 @@ COLUMNS = [
     f"{NONE}, columns 0.02 4 256",
     f"{NONE}, columns 0.05, polish 4",
 ]
+GROUPS = [f"{NONE}, group 4096", f"{NONE}, group 128", "group 128"]  # 4096: one group a row
 ROWS = [
     (SCALAR, f"{NONE}, method nearest"),
     (SCALAR, "method nearest"),
@@ -94,8 +96,18 @@ ROWS = [
     (SCALAR, f"{NONE}, tables 1 4"),
     (SCALAR, "tables 0 0"),
     (SCALAR, "tables 0 4"),
+    *[(SCALAR, text) for text in GROUPS],
+    (FOUR_BITS, f"{NONE}, method nearest"),
+    (FOUR_BITS, f"{NONE}, method nearest, group 128"),
+    (FOUR_BITS, ""),
+    (FOUR_BITS, NONE),
+    *[(FOUR_BITS, text) for text in GROUPS],
+    (FOUR_BITS, f"{NONE}, group 32"),
+    (FOUR_BITS, f"{NONE}, group 128, polish 4"),
+    (FOUR_BITS, f"{NONE}, group 128, outliers 0.005 sensitivity"),
     *[(VECTORS, text) for text in BESIDE],
     *[(VECTORS, text) for text in COLUMNS],
+    *[(VECTORS, text) for text in GROUPS],
     (VECTORS, "tables 0 0"),
     (VECTORS, "tables 0 4"),
     (VECTORS, f"{NONE}, tables 0 4"),

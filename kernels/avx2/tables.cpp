@@ -434,9 +434,46 @@ void e8p(const uint8_t* codes, long units, const uint8_t* magnitude, const int8_
   }
 }
 
+// Scales of eight rows and eight groups, halves (8, groups), to floats (groups, 64).
+VQ_INLINE void eight_scales(const uint16_t* from, long groups, float* to) {
+  __m128i a[8], b[8];
+  for (int r = 0; r < 8; ++r) a[r] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + r * groups));
+  for (int i = 0; i < 4; ++i) {  // pairs of rows, then fours, then eights
+    b[2 * i] = _mm_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
+  }
+  for (int half = 0; half < 2; ++half)
+    for (int i = 0; i < 2; ++i) {
+      a[4 * half + 2 * i] = _mm_unpacklo_epi32(b[4 * half + i], b[4 * half + 2 + i]);
+      a[4 * half + 2 * i + 1] = _mm_unpackhi_epi32(b[4 * half + i], b[4 * half + 2 + i]);
+    }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + 2 * i * kPanelRows, _mm256_cvtph_ps(_mm_unpacklo_epi64(a[i], a[4 + i])));
+    _mm256_storeu_ps(to + (2 * i + 1) * kPanelRows, _mm256_cvtph_ps(_mm_unpackhi_epi64(a[i], a[4 + i])));
+  }
+}
+
+void scales(const uint16_t* from, long groups, float* to) {
+  for (long r = 0; r < kPanelRows; r += 8) {
+    const uint16_t* rows = from + r * groups;
+    long g = 0;
+    for (; g + 8 <= groups; g += 8) eight_scales(rows + g, groups, to + g * kPanelRows + r);
+    for (; g < groups; ++g) {
+      alignas(16) uint16_t one[8];
+      for (int i = 0; i < 8; ++i) one[i] = rows[i * groups + g];
+      _mm256_storeu_ps(to + g * kPanelRows + r, _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(one))));
+    }
+  }
+}
+
+void add_scaled(const float* part, const float* scale, float* y) {
+  for (long r = 0; r < kPanelRows; r += 8)
+    _mm256_storeu_ps(y + r, _mm256_fmadd_ps(_mm256_loadu_ps(part + r), _mm256_loadu_ps(scale + r), _mm256_loadu_ps(y + r)));
+}
+
 }  // namespace
 
 const TablesKernels avx2_tables = {any_lut, float_lut, nibbles, nibbles_float, threes, threes_float, levels,
-                                   places, vectors, long_vectors, e8p, quantize_row};
+                                   places, vectors, long_vectors, e8p, quantize_row, scales, add_scaled};
 
 }  // namespace vq

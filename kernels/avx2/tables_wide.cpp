@@ -73,6 +73,6 @@ void multiply(const int16_t* block, long blocks, long pairs, const int16_t* x, l
 
 }  // namespace
 
-const WideKernels avx2_wide = {row_at, nibbles, threes, bytes, vectors, e8p, multiply, quantize, measure};
+const WideKernels avx2_wide = {row_at, nibbles, threes, bytes, vectors, e8p, multiply, quantize, measure, add_values};
 
 }  // namespace vq

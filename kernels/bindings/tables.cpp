@@ -22,15 +22,15 @@ constexpr long kFloatRows = 32;  // rows of mode float up to which its kernels a
 // False where the header does not fit the sizes given (the caller then finds out why), or where decoded panels and a float32
 // product are faster.
 bool linear(uintptr_t x, long rows, uintptr_t weight, long bytes, uintptr_t scales, uintptr_t signs_in,
-            uintptr_t signs_out, uintptr_t table, long parts, long entries, long width, long in, long out, int mode,
-            uintptr_t y, int threads) {
+            uintptr_t signs_out, uintptr_t table, long parts, long entries, long width, long in, long out, long scale_count,
+            int mode, uintptr_t y, int threads) {
   Tables w;
   try {
     w = view_tables(pointer<const uint8_t>(weight), bytes, pointer<const void>(table), parts, entries, width);
   } catch (const std::invalid_argument&) {
     return false;
   }
-  if (w.in != in || w.out != out || mode < 0 || mode > 2 || (mode == 0 && rows > kFloatRows)) return false;
+  if (w.in != in || w.out != out || w.out * w.groups != scale_count || mode < 0 || mode > 2 || (mode == 0 && rows > kFloatRows)) return false;
   nb::gil_scoped_release release;
   tables_linear(pointer<const float>(x), rows, w, pointer<const uint16_t>(scales), pointer<const uint8_t>(signs_in),
                 pointer<const uint8_t>(signs_out), static_cast<TableMode>(mode), pointer<float>(y), threads);

@@ -2,7 +2,6 @@
 #include "vq/tables.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -22,26 +21,6 @@ namespace {
 enum class Kind { nibbles, nibbles_float, threes, threes_float, levels, vectors, long_vectors, e8p };
 
 constexpr long kChunk = 64;  // units whose indices stay in the first cache
-
-const TablesKernels& kernels() {
-#if VQ_X86
-  static const TablesKernels avx512 = [] {
-    TablesKernels k = avx2_tables;
-    use_avx512(&k);
-    return k;
-  }();
-  if (isa() == Isa::avx512) return avx512;
-  if (isa() == Isa::avx2) return avx2_tables;
-#elif VQ_NEON
-  static const TablesKernels neon = [] {
-    TablesKernels k = portable_tables;
-    use_neon(&k);
-    return k;
-  }();
-  if (isa() == Isa::neon) return neon;
-#endif
-  return portable_tables;
-}
 
 long stride_of(const Tables& w) { return w.width == 2 || w.width % 4 == 0 ? w.width : (w.width + 3) / 4 * 4; }
 long lanes_of(const Tables& w) { return w.width <= 4 ? 4 : (w.width + 7) / 8 * 8; }
@@ -103,6 +82,8 @@ struct Call {
   const TablesKernels& k;
   TableMode mode;
   Kind kind;
+  std::vector<Piece> pieces;  // of a row of the matrix
+  std::vector<long> first_block;  // of each piece
   long rows, planes, block;  // block: lookups summed in 16 bits
   long width;                // columns of x with room behind
   std::unique_ptr<Buffer<float>> x;  // rotated, padded with zeros
@@ -112,23 +93,26 @@ struct Call {
   std::unique_ptr<VectorTables> tables;
   std::vector<uint16_t> short_offset;
   std::vector<int32_t> long_offset;
-  std::vector<float> unit;
+  std::vector<float> unit;      // of each piece of each row of x
   std::vector<int64_t> total;
   long act = 0, blocks = 0;  // numbers of a row in its main buffer; scales of a row
 
   Call(const Tables& view, TableMode how, long count)
-      : w(view), k(kernels()), mode(how), kind(kind_of(view, how)), rows(count), planes(how == TableMode::int15 ? 2 : 1),
+      : w(view), k(table_kernels()), mode(how), kind(kind_of(view, how)), pieces(pieces_of(view)), rows(count), planes(how == TableMode::int15 ? 2 : 1),
         block(how == TableMode::int15 ? kMostBlock / 2 : kMostBlock) {
     width = (w.units * w.fold + w.parts - 1) / w.parts * w.dim + 64;
     x = std::make_unique<Buffer<float>>(rows * width);
-    unit.resize(rows);
-    total.resize(rows * 2);
-    const long lookups = w.bits == 3 ? w.units * 4 : w.units;
+    unit.resize(rows * w.groups);
+    total.resize(rows * w.groups);
+    const long lookups = each() * w.units;
+    for (const Piece& piece : pieces) {
+      first_block.push_back(blocks);
+      blocks += (piece.w.units * each() + block - 1) / block;
+    }
     switch (kind) {
       case Kind::nibbles:
       case Kind::threes:
         act = lookups * 32;
-        blocks = (lookups + block - 1) / block;
         bytes = std::make_unique<Buffer<int8_t>>(rows * act);
         scales = std::make_unique<Buffer<float>>(rows * blocks);
         break;
@@ -158,77 +142,96 @@ struct Call {
     }
   }
 
+  // Lookups of a unit.
+  long each() const { return w.bits == 3 ? 4 : 1; }
+
   void prepare(long i) {
     const float* row = x->get() + i * width;
+    if (tables) {
+      for (long u = 0; u < w.units; ++u) {
+        float* at = floats->get() + i * act + u * tables->lanes;
+        std::fill(at, at + tables->lanes, 0.0f);
+        std::copy_n(row + w.column(u), w.width, at);
+      }
+    } else {
+      for (long g = 0; g < w.groups; ++g) prepare(row + pieces[g].column, i, g);
+    }
+  }
+
+  // The columns of piece g, which x begins with.
+  void prepare(const float* own, long i, long g) {
+    const Piece& piece = pieces[g];
+    const long at = i * w.groups + g, first = piece.unit * each();
     switch (kind) {
       case Kind::nibbles:
       case Kind::threes:
-        k.integer_lut(w, row, block, bytes->get() + i * act, scales->get() + i * blocks);
-        break;
-      case Kind::nibbles_float:
-      case Kind::threes_float:
-        k.float_lut(w, row, floats->get() + i * act);
+        k.integer_lut(piece.w, own, block, bytes->get() + i * act + first * 32, scales->get() + i * blocks + first_block[g]);
         break;
       case Kind::levels: {
-        int16_t* q = words->get() + i * act;
-        unit[i] = k.quantize(row, w.in, act, 16319, q);
-        for (long c = 0; c < w.in; ++c) total[i] += q[c];
+        int16_t* q = words->get() + i * act + first;
+        unit[at] = k.quantize(own, piece.w.in, piece.w.units, 16319, q);
+        for (long c = 0; c < piece.w.in; ++c) total[at] += q[c];
         break;
       }
       case Kind::e8p:
-        unit[i] = e8p_inputs(k.quantize, row, w.in, w.units, static_cast<int>(planes), bytes->get() + i * act,
-                             words->get() + i * planes * w.units, &total[i]);
+        unit[at] = e8p_inputs(k.quantize, own, piece.w.in, piece.w.units, static_cast<int>(planes),
+                              bytes->get() + i * act + planes * first * 8, words->get() + planes * (i * w.units + first),
+                              &total[at]);
         break;
       default:
-        for (long u = 0; u < w.units; ++u) {
-          float* at = floats->get() + i * act + u * tables->lanes;
-          std::fill(at, at + tables->lanes, 0.0f);
-          std::copy_n(row + w.column(u), w.width, at);
-        }
+        k.float_lut(piece.w, own, floats->get() + i * act + first * 16);
     }
   }
 
-  // 64 outputs of a panel for row i of x. `codes` are those of a full panel.
-  void product(const uint8_t* codes, long i, float* y) const {
+  // 64 outputs of piece g of a panel for row i of x. `codes` are those of a full panel.
+  void product(const uint8_t* codes, long i, long g, float* y) const {
+    const long units = pieces[g].w.units, first = pieces[g].unit * each();
+    codes += pieces[g].unit * w.unit_bytes(kPanelRows);
     switch (kind) {
       case Kind::nibbles:
-        return k.nibbles(codes, w.units, block, bytes->get() + i * act, scales->get() + i * blocks, y);
-      case Kind::threes:
-        return k.threes(codes, w.units, block, bytes->get() + i * act, scales->get() + i * blocks, y);
-      case Kind::nibbles_float:
-        return k.nibbles_float(codes, w.units, floats->get() + i * act, y);
-      case Kind::threes_float:
-        return k.threes_float(codes, w.units, floats->get() + i * act, y);
-      case Kind::levels: {
-        int64_t sums[kPanelRows];
-        k.levels(codes, w.units, words->get() + i * act, sums);
-        const float first = w.table[0], step = (w.table[w.entries - 1] - first) / static_cast<float>(w.entries - 1);
-        for (int r = 0; r < kPanelRows; ++r)
-          y[r] = unit[i] * (static_cast<float>(sums[r]) * step + static_cast<float>(total[i]) * first);
-        return;
+      case Kind::threes: {
+        const auto multiply = kind == Kind::nibbles ? k.nibbles : k.threes;
+        return multiply(codes, units, block, bytes->get() + i * act + first * 32,
+                        scales->get() + i * blocks + first_block[g], y);
       }
+      case Kind::nibbles_float:
+        return k.nibbles_float(codes, units, floats->get() + i * act + first * 16, y);
+      case Kind::threes_float:
+        return k.threes_float(codes, units, floats->get() + i * act + first * 16, y);
+      case Kind::levels:
+        return levels(codes, i, g, y);
       default:
-        return e8p(codes, i, y);
+        return e8p(codes, i, g, y);
     }
   }
 
-  void e8p(const uint8_t* codes, long i, float* y) const {
+  void levels(const uint8_t* codes, long i, long g, float* y) const {
+    int64_t sums[kPanelRows];
+    k.levels(codes, pieces[g].w.units, words->get() + i * act + pieces[g].unit, sums);
+    const float first = w.table[0], step = (w.table[w.entries - 1] - first) / static_cast<float>(w.entries - 1);
+    const float own = unit[i * w.groups + g], rest = static_cast<float>(total[i * w.groups + g]) * first;
+    for (int r = 0; r < kPanelRows; ++r) y[r] = own * (static_cast<float>(sums[r]) * step + rest);
+  }
+
+  void e8p(const uint8_t* codes, long i, long g, float* y) const {
     int32_t sums[4 * kPanelRows];
-    k.e8p(codes, w.units, w.magnitude, bytes->get() + i * act, words->get() + i * planes * w.units,
-          static_cast<int>(planes), sums);
-    for (int r = 0; r < kPanelRows; ++r) y[r] = e8p_output(sums + r, static_cast<int>(planes), total[i], w.step, unit[i]);
+    const long first = planes * pieces[g].unit, at = i * w.groups + g;
+    k.e8p(codes, pieces[g].w.units, w.magnitude, bytes->get() + i * act + first * 8,
+          words->get() + i * planes * w.units + first, static_cast<int>(planes), sums);
+    for (int r = 0; r < kPanelRows; ++r) y[r] = e8p_output(sums + r, static_cast<int>(planes), total[at], w.step, unit[at]);
   }
 };
 
-// Products with vectors out of tables: codes become places in the table a chunk at a time, for all rows of x.
-void vector_products(const Call& call, const Panel& panel, const uint8_t* codes, float* y) {
+// Products with vectors out of tables: codes become places in the table a chunk at a time, for all rows of x. Of one piece.
+void vector_products(const Call& call, const Panel& panel, const uint8_t* codes, const Piece& piece, float* y) {
   const Tables& w = call.w;
   alignas(64) uint16_t index[kChunk * kPanelRows];
   alignas(64) uint8_t narrow[kChunk * kPanelRows];
   std::fill(y, y + call.rows * kPanelRows, 0.0f);
   const long lanes = call.tables->lanes, stride = call.tables->stride;
-  for (long u = 0; u < w.units; u += kChunk) {
-    const long count = std::min(kChunk, w.units - u);
+  const long end = piece.unit + piece.w.units;
+  for (long u = piece.unit; u < end; u += kChunk) {
+    const long count = std::min(kChunk, end - u);
     if (call.kind == Kind::vectors) {
       if (w.bits != 8) panel.expand(u, count, narrow);
       call.k.places(w.bits == 8 ? codes + u * kPanelRows : narrow, count, call.short_offset.data() + u,
@@ -250,22 +253,48 @@ void vector_products(const Call& call, const Panel& panel, const uint8_t* codes,
   }
 }
 
+// What the panels of a thread need one after the other.
+struct Scratch {
+  std::vector<uint8_t> codes;
+  Buffer<float> sums, part;
+  PanelScales scales;
+
+  Scratch(const Call& call, const uint16_t* all)
+      : sums(call.rows * kPanelRows), part(call.rows * kPanelRows), scales(call.k, call.w, all) {}
+};
+
+// Products of piece g of a panel.
+void one_piece(const Call& call, const Panel& panel, const uint8_t* codes, long g, float* sums) {
+  if (call.tables) return vector_products(call, panel, codes, call.pieces[g], sums);
+  for (long i = 0; i < call.rows; ++i) call.product(codes, i, g, sums + i * kPanelRows);
+}
+
+// Sums over the pieces, each times the scales of its rows.
+void scaled_pieces(const Call& call, const Panel& panel, long index, const uint8_t* codes, Scratch& scratch) {
+  const long all = call.rows * kPanelRows, full = (index + 1) * kPanelRows <= call.w.out;
+  const float* scales = full ? scratch.scales.read(index)
+                             : scratch.scales.read(index, [&](int place) { return panel.row_at(place); });
+  float *sums = scratch.sums.get(), *part = scratch.part.get();
+  std::fill(sums, sums + all, 0.0f);
+  for (long g = 0; g < call.w.groups; ++g) {
+    one_piece(call, panel, codes, g, part);
+    for (long r = 0; r < all; r += kPanelRows) call.k.add_scaled(part + r, scales + g * kPanelRows, sums + r);
+  }
+}
+
 // All outputs of one panel.
-void one_panel(const Call& call, long index, const uint16_t* scales, float* y, std::vector<uint8_t>& scratch, float* sums) {
+void one_panel(const Call& call, long index, const uint16_t* scales, float* y, Scratch& scratch) {
   const Tables& w = call.w;
   const Panel panel(w, index);
   const bool whole = w.bits <= 4 || w.bits == 8 || w.bits == 16;
-  const uint8_t* codes = whole ? panel.spread(scratch) : nullptr;
-  if (call.tables) {
-    vector_products(call, panel, codes, sums);
-  } else {
-    for (long i = 0; i < call.rows; ++i) call.product(codes, i, sums + i * kPanelRows);
-  }
+  const uint8_t* codes = whole ? panel.spread(scratch.codes) : nullptr;
+  if (w.group) scaled_pieces(call, panel, index, codes, scratch);
+  else one_piece(call, panel, codes, 0, scratch.sums.get());
   for (int place = 0; place < kPanelRows; ++place) {
     const long own = panel.row_at(place), row = index * kPanelRows + own;
     if (own < 0 || row >= w.out) continue;
-    const float scale = from_half(scales[row]);
-    for (long i = 0; i < call.rows; ++i) y[i * w.out + row] = sums[i * kPanelRows + place] * scale;
+    const float scale = w.group ? 1.0f : from_half(scales[row]);
+    for (long i = 0; i < call.rows; ++i) y[i * w.out + row] = scratch.sums.get()[i * kPanelRows + place] * scale;
   }
 }
 
@@ -289,31 +318,24 @@ struct Rotated {
 
 }  // namespace
 
-float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums,
-                 int64_t* total) {
-  const long columns = units * 8;
-  Buffer<int16_t> q(columns);
-  const float unit = quantize(x, n, columns, planes == 2 ? 16319 : 127, q.get());
-  for (long c = 0; c < columns; ++c) {
-    const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
-    if (planes == 2) bytes[columns + c] = static_cast<int8_t>(low);
-    bytes[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
-    *total += q.get()[c];
-  }
-  for (long u = 0; u < planes * units; ++u) {
-    int sum = 0;
-    for (int c = 0; c < 8; ++c) sum += bytes[u * 8 + c];
-    sums[u] = static_cast<int16_t>(sum);
-  }
-  return unit;
-}
-
-bool even_levels(const Tables& w) {
-  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
-  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
-  for (long c = 0; c < w.entries; ++c)
-    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
-  return true;
+const TablesKernels& table_kernels() {
+#if VQ_X86
+  static const TablesKernels avx512 = [] {
+    TablesKernels k = avx2_tables;
+    use_avx512(&k);
+    return k;
+  }();
+  if (isa() == Isa::avx512) return avx512;
+  if (isa() == Isa::avx2) return avx2_tables;
+#elif VQ_NEON
+  static const TablesKernels neon = [] {
+    TablesKernels k = portable_tables;
+    use_neon(&k);
+    return k;
+  }();
+  if (isa() == Isa::neon) return neon;
+#endif
+  return portable_tables;
 }
 
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
@@ -323,7 +345,7 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
   if (wide || bytes) {
     const Rotated row(w, x, rows, signs_in, threads);
     if (wide) tables_wide(wide_kernels(), row.rows.get(), rows, row.stride, w, scales, y, threads);
-    else tables_bytes(*bytes, kernels().quantize, row.rows.get(), rows, row.stride, w, scales, mode, y, threads);
+    else tables_bytes(*bytes, table_kernels(), row.rows.get(), rows, row.stride, w, scales, mode, y, threads);
     if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
     return;
   }
@@ -339,9 +361,8 @@ void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* s
   });
   const long grain = std::max(1L, w.panels / (16L * std::max(1, threads)));
   parallel_for(w.panels, grain, threads, [&](long first, long last) {
-    std::vector<uint8_t> scratch;
-    Buffer<float> sums(rows * kPanelRows);
-    for (long p = first; p < last; ++p) one_panel(call, p, scales, y, scratch, sums.get());
+    Scratch scratch(call, scales);
+    for (long p = first; p < last; ++p) one_panel(call, p, scales, y, scratch);
   });
   if (signs_out) hadamard_rows(y, rows, w.out, nullptr, signs_out, threads);
 }

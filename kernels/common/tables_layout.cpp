@@ -1,11 +1,13 @@
-// Layout 4: the header, single codes, and single rows as floats.
+// Layout 4: the header, single codes, single rows as floats, and the pieces and inputs that several kernels need.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <vector>
 
 #include "vq/tables.h"
+#include "vq/tables_panel.h"
 #include "vq/threads.h"
 
 namespace vq {
@@ -105,10 +107,57 @@ Tables view_tables(const uint8_t* weight, long bytes, const void* table, long pa
   w.fold = w.bits == 1 || w.bits == 3 ? 4 : w.bits == 2 ? 2 : 1;
   w.codes = (w.in + w.dim - 1) / w.dim * w.parts;
   w.units = (w.codes + w.fold - 1) / w.fold;
+  w.group = field<uint16_t>(weight + 50);
+  w.groups = w.group ? (w.in + w.group - 1) / w.group : 1;
+  if (w.group % kScaleColumns || w.group % w.dim || w.group / w.dim * w.parts % w.fold)
+    throw std::invalid_argument("packed weight: columns that share a scale must be whole units, and a multiple of 32");
   w.panels = (w.out + kPanelRows - 1) / kPanelRows;
   if (w.panel(w.panels - 1) + w.units * w.unit_bytes(w.rows_of(w.panels - 1)) - weight != bytes)
     throw std::invalid_argument("packed weight: another size than its header says");
   return w;
+}
+
+float e8p_inputs(Quantize quantize, const float* x, long n, long units, int planes, int8_t* bytes, int16_t* sums,
+                 int64_t* total) {
+  const long columns = units * 8;
+  Buffer<int16_t> q(columns);
+  const float unit = quantize(x, n, columns, planes == 2 ? 16319 : 127, q.get());
+  for (long c = 0; c < columns; ++c) {
+    const int low = planes == 2 ? ((q.get()[c] + 64) & 127) - 64 : q.get()[c];
+    if (planes == 2) bytes[columns + c] = static_cast<int8_t>(low);
+    bytes[c] = static_cast<int8_t>(planes == 2 ? (q.get()[c] - low) >> 7 : low);
+    *total += q.get()[c];
+  }
+  for (long u = 0; u < planes * units; ++u) {
+    int sum = 0;
+    for (int c = 0; c < 8; ++c) sum += bytes[u * 8 + c];
+    sums[u] = static_cast<int16_t>(sum);
+  }
+  return unit;
+}
+
+bool even_levels(const Tables& w) {
+  if (w.bits != 8 || w.dim != 1 || w.parts != 1 || w.entries < 2) return false;
+  const double first = w.table[0], range = w.table[w.entries - 1] - first, step = range / static_cast<double>(w.entries - 1);
+  for (long c = 0; c < w.entries; ++c)
+    if (!(std::fabs(w.table[c] - first - static_cast<double>(c) * step) <= 1e-6 * std::fabs(range))) return false;
+  return true;
+}
+
+std::vector<Piece> pieces_of(const Tables& w) {
+  std::vector<Piece> found;
+  for (long g = 0; g < w.groups; ++g) {
+    Piece piece{w, 0, 0};
+    if (w.group) {
+      piece.column = g * w.group;
+      piece.unit = piece.column / w.dim * w.parts / w.fold;
+      piece.w.in = std::min(w.group, w.in - piece.column);
+      piece.w.codes = (piece.w.in + w.dim - 1) / w.dim * w.parts;
+      piece.w.units = (piece.w.codes + w.fold - 1) / w.fold;
+    }
+    found.push_back(piece);
+  }
+  return found;
 }
 
 void gather_tables(const Tables& w, const int64_t* index, long count, float* out, int threads) {

@@ -59,16 +59,23 @@ struct Levels {
     }
   }
 
+  // The most vectors, of `each` columns, up to `most` that a whole number of blocks of them makes the columns of a scale.
+  long fitting(long most, long each) const {
+    const long all = w.group / each;
+    while (w.group && most > 1 && (all % most || most * each % 2)) --most;
+    return most;
+  }
+
   void cut() {
-    const long vectors = std::max(1L, (decoder == Decoder::e8p ? 128L : 64L) / w.dim);
+    const long vectors = fitting(std::max(1L, (decoder == Decoder::e8p ? 128L : 64L) / w.dim), w.dim);
     units = vectors * w.parts;
     columns = vectors * w.dim;
     if (decoder == Decoder::nibbles || decoder == Decoder::threes) {
       const long each = w.fold * w.width;
-      units = std::max(1L, 64 / each);
+      units = fitting(std::max(1L, 64 / each), each);
       columns = units * each;
     } else if (decoder == Decoder::bytes) {
-      units = columns = 128;
+      units = columns = fitting(128, 1);
     }  // (`any` counts codes: those of a vector may end within a unit)
     const long all = decoder == Decoder::any ? w.codes : w.units;
     blocks = (all + units - 1) / units;
@@ -114,9 +121,16 @@ struct Levels {
     for (long u = 0; u < units; ++u) offset.push_back(static_cast<int32_t>(u % w.parts * part));
   }
 
-  WideCut wide() const { return {w.in, columns, blocks, group(), top}; }
+  WideCut wide() const { return {w.in, columns, blocks, together(), top}; }
   long pairs() const { return (columns + 1) / 2; }
-  long group() const { return std::max(1L, kGroup / columns); }
+  // Blocks that are multiplied together.
+  long together() const {
+    long count = std::max(1L, kGroup / columns);
+    while (w.group && w.group / columns % count) --count;
+    return count;
+  }
+  // Whether block b is the first one of columns with other scales, or there is none but one.
+  bool closes(long b) const { return w.group && (b == blocks || b * columns % w.group == 0); }
   long numbers() const { return pairs() * 2 * kPanelRows; }  // of a block
 };
 
@@ -129,7 +143,7 @@ struct Blocks {
   Buffer<int16_t> block;
 
   Blocks(const WideKernels& kernels, const Levels& of)
-      : k(kernels), levels(of), block(of.group() * of.numbers()) {
+      : k(kernels), levels(of), block(of.together() * of.numbers()) {
     if (levels.decoder == Decoder::vectors) index.resize(levels.units * kPanelRows);
     if (levels.decoder == Decoder::any) index.resize(kPanelRows);
   }
@@ -200,7 +214,23 @@ struct Blocks {
   }
 };
 
-// Totals of a panel to outputs.
+// What each row of x adds to the values of the columns of each scale, (w.groups, rows): their sum times the first level.
+std::vector<float> rests_of(const Levels& levels, WideInputs& inputs) {
+  const Tables& w = levels.w;
+  std::vector<int64_t> sums(w.groups * inputs.rows);
+  const long together = levels.together(), width = 2 * levels.pairs();
+  for (long b = 0; levels.first != 0.0f && b < levels.blocks; ++b)
+    for (long i = 0; i < inputs.rows; ++i) {
+      const int16_t* q = inputs.row_of(b - b % together, i) + b % together * width;
+      int64_t& sum = sums[(w.group ? b * levels.columns / w.group : 0) * inputs.rows + i];
+      for (long c = 0; c < width; ++c) sum += q[c];
+    }
+  std::vector<float> found(sums.size());
+  for (size_t i = 0; i < sums.size(); ++i) found[i] = static_cast<float>(sums[i]) * levels.first;
+  return found;
+}
+
+// Totals of a panel to outputs; where columns share scales, these are in them.
 void finish(const Blocks& blocks, const Panel& panel, long index, const WideInputs& inputs, const uint16_t* scales,
             const float* totals, float* y) {
   const Levels& levels = blocks.levels;
@@ -211,13 +241,14 @@ void finish(const Blocks& blocks, const Panel& panel, long index, const WideInpu
     const long row = blocks.row_at(panel, i);
     if (row < 0 || row >= count) continue;
     place[row] = i;
-    scale[row] = from_half(scales[index * kPanelRows + row]);
+    scale[row] = w.group ? 1.0f : from_half(scales[index * kPanelRows + row]);
   }
   for (size_t i = 0; i < inputs.unit.size(); ++i) {
     const float* sum = totals + i * kPanelRows;
-    const float rest = static_cast<float>(inputs.total[i]) * levels.first, unit = inputs.unit[i];
+    const float rest = w.group ? 0.0f : static_cast<float>(inputs.total[i]) * levels.first, unit = inputs.unit[i];
+    const float factor = w.group ? 1.0f : levels.unit;
     float* to = y + static_cast<long>(i) * w.out + index * kPanelRows;
-    for (long r = 0; r < count; ++r) to[r] = (sum[place[r]] * levels.unit + rest) * unit * scale[r];
+    for (long r = 0; r < count; ++r) to[r] = (sum[place[r]] * factor + rest) * unit * scale[r];
   }
 }
 
@@ -254,21 +285,31 @@ long wide_rows(const Tables& w) {
 void tables_wide(const WideKernels& k, const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y,
                  int threads) {
   const Levels levels(w);
-  const WideInputs inputs(k, levels.wide(), x, rows, stride, threads);
-  const long grain = std::max(1L, w.panels / (4L * std::max(1, threads)));
+  WideInputs inputs(k, levels.wide(), x, rows, stride, threads);
+  const std::vector<float> rests = w.group ? rests_of(levels, inputs) : std::vector<float>();
+  const long grain = std::max(1L, w.panels / (4L * std::max(1, threads))), all = rows * kPanelRows;
   parallel_for(w.panels, grain, threads, [&](long begin, long end) {
     Blocks blocks(k, levels);
-    Buffer<float> totals(rows * kPanelRows);
+    PanelScales scale(table_kernels(), w, scales);
+    Buffer<float> totals(all), values(w.group ? all : 1);
     for (long p = begin; p < end; ++p) {
       const Panel panel(w, p);
       const uint8_t* codes = blocks.codes(panel);
-      std::fill(totals.get(), totals.get() + rows * kPanelRows, 0.0f);
-      for (long b = 0; b < levels.blocks; b += levels.group()) {
-        const long count = std::min(levels.group(), levels.blocks - b);
+      std::fill(totals.get(), totals.get() + all, 0.0f);
+      const float* own = nullptr;
+      if (w.group) {
+        own = scale.read(p, [&](int place) { return blocks.row_at(panel, place); });
+        std::fill(values.get(), values.get() + all, 0.0f);
+      }
+      for (long b = 0; b < levels.blocks; b += levels.together()) {
+        const long count = std::min(levels.together(), levels.blocks - b);
         for (long i = 0; i < count; ++i) blocks.decode(panel, codes, b + i, blocks.block.get() + i * levels.numbers());
         k.multiply(blocks.block.get(), count, levels.pairs(), inputs.row_of(b, 0), rows, totals.get());
+        if (!levels.closes(b + count)) continue;
+        const long g = b * levels.columns / w.group;
+        k.add_values(totals.get(), rows, levels.unit, rests.data() + g * rows, own + g * kPanelRows, values.get());
       }
-      finish(blocks, panel, p, inputs, scales, totals.get(), y);
+      finish(blocks, panel, p, inputs, scales, w.group ? values.get() : totals.get(), y);
     }
   });
 }

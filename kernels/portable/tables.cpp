@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "vq/tables_panel.h"
+
 namespace vq {
 namespace {
 
@@ -108,9 +110,18 @@ void e8p(const uint8_t* codes, long units, const uint8_t* magnitude, const int8_
     }
 }
 
+void scales(const uint16_t* from, long groups, float* to) {
+  for (long r = 0; r < kPanelRows; ++r)
+    for (long g = 0; g < groups; ++g) to[g * kPanelRows + r] = from_half(from[r * groups + g]);
+}
+
+void add_scaled(const float* part, const float* scale, float* y) {
+  for (long r = 0; r < kPanelRows; ++r) y[r] += part[r] * scale[r];
+}
+
 }  // namespace
 
 const TablesKernels portable_tables = {integer_lut, float_lut, nibbles, nibbles_float, threes, threes_float, levels,
-                                       places, vectors, long_vectors, e8p, quantize_row};
+                                       places, vectors, long_vectors, e8p, quantize_row, scales, add_scaled};
 
 }  // namespace vq

@@ -97,6 +97,6 @@ int row_at(int place) { return place; }
 
 }  // namespace
 
-const WideKernels portable_wide = {row_at, nibbles, threes, bytes, vectors, e8p, multiply, quantize, measure};
+const WideKernels portable_wide = {row_at, nibbles, threes, bytes, vectors, e8p, multiply, quantize, measure, add_values};
 
 }  // namespace vq

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -36,14 +37,15 @@ const Case cases[] = {
 // at an odd address: reading beyond it, or relying on alignment, shows.
 struct Matrix {
   const Case& c;
-  long out, in;
+  long out, in, group;  // columns that share a scale; 0: all
   std::vector<uint8_t> memory, magnitude;
   std::vector<float> table;
   std::vector<uint16_t> scales;
   std::vector<double> dense;
   vq::Tables w;
 
-  Matrix(const Case& given, long rows, long columns, unsigned seed) : c(given), out(rows), in(columns) {
+  Matrix(const Case& given, long rows, long columns, unsigned seed, long shared = 0)
+      : c(given), out(rows), in(columns), group(shared) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     const bool e8p = c.bits == 16;
@@ -63,6 +65,7 @@ struct Matrix {
     put(18, static_cast<uint32_t>(c.dim), 2);
     put(24, e8p ? 2 : 0, 2);
     put(26, static_cast<uint32_t>(c.parts), 2);
+    put(50, static_cast<uint32_t>(group), 2);
     const float step = 1.1f;
     if (e8p) std::memcpy(head + 44, &step, 4);
     std::vector<int> all(padded * units * fold);
@@ -88,7 +91,16 @@ struct Matrix {
           if (column < in) dense[r * in + column] += e8p ? point(static_cast<int>(code), i) * step : table[(part * entries + code) * width + i];
         }
       }
-    for (long r = 0; r < padded; ++r) scales.push_back(static_cast<uint16_t>(0x3800 + random() % 2048));  // 1/2 to 2
+    for (long r = 0; r < out * groups(); ++r)  // 1/2 to 2; of groups of columns from 1/16 on, negative ones too
+      scales.push_back(static_cast<uint16_t>(group ? 0x2c00 + random() % 5120 + random() % 2 * 0x8000 : 0x3800 + random() % 2048));
+    scales.shrink_to_fit();
+  }
+
+  long groups() const { return group ? (in + group - 1) / group : 1; }
+
+  double scale(long r, long column) const {
+    const int half = scales[r * groups() + (group ? column / group : 0)];
+    return std::ldexp(half >> 15 ? -1.0 : 1.0, (half >> 10 & 31) - 15) * (1.0 + (half & 1023) / 1024.0);
   }
 
   void patterns(std::mt19937& random) {
@@ -155,9 +167,7 @@ struct Matrix {
     for (long i = 0; i < rows; ++i)
       for (long r = 0; r < out; ++r) {
         double sum = 0.0;
-        for (long k = 0; k < in; ++k) sum += dense[r * in + k] * x[i * in + k];
-        const int half = scales[r];
-        sum *= std::ldexp(1.0 + (half & 1023) / 1024.0, (half >> 10) - 15);
+        for (long k = 0; k < in; ++k) sum += dense[r * in + k] * x[i * in + k] * scale(r, k);
         square += sum * sum;
         off += (sum - y[i * out + r]) * (sum - y[i * out + r]);
       }
@@ -246,7 +256,7 @@ void bytes(const Matrix& m, const std::string& name) {
     for (bool finite : {true, false}) {
       std::vector<float> given = padded(x, 1, m.in, stride), y(m.out), other(m.out);
       if (!finite) given[m.in / 2] = std::nanf("");
-      vq::tables_bytes(vq::avx512_bytes, vq::avx2_tables.quantize, given.data(), 1, stride, m.w, m.scales.data(), mode, y.data(), 1);
+      vq::tables_bytes(vq::avx512_bytes, vq::avx2_tables, given.data(), 1, stride, m.w, m.scales.data(), mode, y.data(), 1);
       const std::string what = "avx512 bytes " + name + " mode " + std::to_string(static_cast<int>(mode));
       if (!finite) {
         expect(std::all_of(y.begin(), y.end(), [](float v) { return std::isnan(v); }), what + " NaN");
@@ -289,6 +299,41 @@ void decoding(const Matrix& m, const std::string& name) {
   expect(std::memcmp(row.data(), values.data() + (rows - 1) * m.in, m.in * 4) == 0, "gather " + name);
 }
 
+// Columns that share a scale: as few as there may be, and another number.
+std::vector<long> scale_groups(const Case& c) {
+  const long fold = c.bits == 1 || c.bits == 3 ? 4 : c.bits == 2 ? 2 : 1;
+  long least = 32;
+  while (least % c.dim || least / c.dim * c.parts % fold) least += 32;
+  return {least, 3 * least};
+}
+
+void everything(const Matrix& m) {
+  std::string name = std::string(m.c.name) + " " + std::to_string(m.out) + "x" + std::to_string(m.in);
+  if (m.group) name += " group " + std::to_string(m.group);
+  few_rows(m, name);
+  many_rows(m, name);
+#if VQ_X86
+  bytes(m, name);
+#endif
+  if (m.group) return;  // scales have no part in what follows
+  decoding(m, name);
+#if VQ_X86
+  nibbles(m, name);
+#endif
+}
+
+void refused() {
+  for (long group : {1L, 16L, 48L, 80L}) {
+    bool thrown = false;
+    try {
+      Matrix(cases[11], 8, 64, 1, group);  // kmeans4x8
+    } catch (const std::invalid_argument&) {
+      thrown = true;
+    }
+    expect(thrown, "refused group " + std::to_string(group));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -296,16 +341,12 @@ int main() {
   const long used = VQ_QUICK ? 2 : 5;
   for (long s = 0; s < used; ++s)
     for (const Case& c : cases) {
-      const Matrix m(c, shapes[s][0], shapes[s][1], static_cast<unsigned>(s + 1));
-      const std::string name = std::string(c.name) + " " + std::to_string(m.out) + "x" + std::to_string(m.in);
-      few_rows(m, name);
-      many_rows(m, name);
-      decoding(m, name);
-#if VQ_X86
-      bytes(m, name);
-      nibbles(m, name);
-#endif
+      everything(Matrix(c, shapes[s][0], shapes[s][1], static_cast<unsigned>(s + 1)));
+      for (long group : scale_groups(c))
+        if (s % 2 || shapes[s][1] < 2 * group)  // half of them are enough
+          everything(Matrix(c, shapes[s][0], shapes[s][1], static_cast<unsigned>(s + 1), group));
     }
+  refused();
   std::printf("tables: %d checks, %d failures\n", checks, failures);
   return failures != 0;
 }

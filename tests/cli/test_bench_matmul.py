@@ -121,6 +121,20 @@ def test_ratios_are_medians_of_the_rounds_ratios():
     assert bench._ratio([4.0, 9.0, 10.0], [2.0, 3.0, 1.0]) == 3.0
 
 
+def test_columns_share_scales(capsys):
+    data = run(capsys, "scalar(bits=4)", "e8p", "--batch", "1", "--group", "32", "--shape", "40x80")
+    assert data["group"] == 32
+    assert all("a scale for every 32 columns" in row["kernel"] for row in data["rows"])
+    assert all(row["rel_error"] < 5e-2 for row in data["rows"])
+    assert random_layer(build("scalar(bits=4)"), 40, 80, 0, 32).scales.shape == (40, 3)
+    for wrong in (
+        ["e8p", "--group", "20"],
+        ["trellis(bits=2, memory=8, code=hash)", "--group", "32"],
+    ):
+        assert main(["bench", "matmul", *wrong, *SMALL]) == 2
+        assert "scales of groups of columns: expected" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(native() is None, reason="no compiled kernels")
 def test_instruction_set_is_forced_and_given_back(capsys):
     before = native().isa()

@@ -48,14 +48,22 @@ CASES = {
 }
 
 
-def packed(name, out, width, seed=0):
+def packed(name, out, width, seed=0, group=0):
     """A random layer, and the dense float64 matrix it stands for, found without the code under test."""
     bits, dim, parts, beside, entries = CASES[name]
     g = torch.Generator().manual_seed(seed)
     step = 1.1 if name == "e8p" else 0.0
     code = E8P_CODE if name == "e8p" else 0
     header = PackedHeader(
-        PANELS, out, width, bits, dim, code=code, codes_per_vector=parts, step=step
+        PANELS,
+        out,
+        width,
+        bits,
+        dim,
+        code=code,
+        codes_per_vector=parts,
+        step=step,
+        scale_group=group,
     )
     count = entries or 1 << bits
     vectors = -(-width // dim)
@@ -72,14 +80,25 @@ def packed(name, out, width, seed=0):
         values = torch.cat(each, dim=-1) if beside else sum(each)
     matrix = values.reshape(out, -1)[:, :width]
     weight = formats.assemble(header, layouts.pack_payload(codes, header))
-    scales = (torch.rand(out, generator=g) + 0.5).half()
+    scales = scales_of(out, width, group, g)
+    factors = scales.double().reshape(out, -1).repeat_interleave(group or width, 1)[:, :width]
     signs_in = layouts.pack_signs(torch.rand(width, generator=g) < 0.5)
     signs_out = layouts.pack_signs(torch.rand(out, generator=g) < 0.5) if out % 2 else None
-    dense = rotate(matrix * scales.double()[:, None], None, signs_in)
+    dense = rotate(matrix * factors, None, signs_in)
     if signs_out is not None:
         dense = rotate(dense.T, None, signs_out).T
     args = (weight, scales, signs_in, signs_out, table)
     return SimpleNamespace(**locals())
+
+
+def scales_of(out, width, group, g):
+    """Scales of rows; or of groups of columns: over three magnitudes, some negative, one zero."""
+    if not group:
+        return (torch.rand(out, generator=g) + 0.5).half()
+    shape = (out, -(-width // group))
+    scales = 10 ** (3 * torch.rand(shape, generator=g) - 2) * (torch.rand(shape, generator=g) - 0.3)
+    scales[0, 0] = 0
+    return scales.half()
 
 
 def inputs(rows, width, seed=0):

@@ -286,6 +286,7 @@ def test_panels_of_codes(interpreted, bits, dim, parts, beside):
     fields = {
         "layout": 4, "out_features": out, "in_features": width, "code_bits": bits, "dim": dim,
         "codes_per_vector": parts, "vectors_per_row": vectors, "payload_bytes": len(data),
+        "scale_group": 0, "scales_shape": (out,),
     }  # fmt: skip
     x, weight = inputs(2, width), torch.cat([torch.zeros(64, dtype=torch.uint8), data])
     y, decoded = interpreted(panel_product, x, weight, fields, table)

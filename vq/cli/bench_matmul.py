@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the activations (default: int8 int15)",
     )
     parser.add_argument(
+        "--group",
+        type=int,
+        default=0,
+        metavar="N",
+        help="columns that share a scale, such as 128, for codebooks with tables (default: 0, one scale a row)",
+    )
+    parser.add_argument(
         "--hot",
         action="store_true",
         help="use one matrix again and again; by default weights stream from memory",
@@ -72,23 +79,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
+    from vq.compressors.layers.header import header_for
+
     _check(args)
     formats = [str(build(spec).spec) for spec in args.formats or bench.FORMATS]
     plan = bench.Plan(
         args.shapes, args.batches, args.threads, args.modes, args.hot, args.repeats, args.seed
     )
+    for spec in formats if args.group else ():
+        header_for(build(spec), 1, 1, args.group)  # a ValueError says what is wrong
     before = _force(args.isa)
     done, close = progress(plan.cases(len(formats)), "matmul", "case")
     count = iter(range(1, plan.cases(len(formats)) + 1))
     try:
         torch.set_num_threads(args.threads[0])
         read = bench.read_gbps()
-        rows = bench.measure(formats, plan, _builder(args.seed), lambda _: done(next(count)))
+        make = _builder(args.seed, args.group)
+        rows = bench.measure(formats, plan, make, lambda _: done(next(count)))
     finally:
         close()
         _force(before)
     data = {**result(rows, args.seed), "threads": args.threads, "streaming": not args.hot}
     data["read_gbps"] = read
+    if args.group:
+        data["group"] = args.group
     if args.json:
         write_json(data, args.json)
     if args.json != "-":
@@ -136,7 +150,7 @@ def _force(isa: str | None) -> str | None:
     return before
 
 
-def _builder(seed: int) -> Any:
+def _builder(seed: int, group: int = 0) -> Any:
     """Makes copies of a layer of random codes; the last one is kept, since it is asked for twice."""
     from vq.compressors.layers.linear import QuantizedLinear
 
@@ -147,20 +161,21 @@ def _builder(seed: int) -> Any:
         key = (spec, out, width)
         if key not in kept:
             kept.clear()
-            kept[key] = random_layer(build(spec), out, width, seed)
+            kept[key] = random_layer(build(spec), out, width, seed, group)
         first = kept[key]
         layers: list[bench.Layer] = [first]
         for _ in range(count - 1):
-            other = QuantizedLinear(width, out, first.codebook)
+            other = QuantizedLinear(width, out, first.codebook, sides=first.sides)
             other.weight = first.weight.clone()
-            other.scales, other.signs_in = first.scales, first.signs_in
+            other.scales = first.scales.clone() if group else first.scales
+            other.signs_in = first.signs_in
             layers.append(other)
         return layers
 
     return copies
 
 
-def random_layer(codebook: Codebook, out: int, width: int, seed: int) -> Any:
+def random_layer(codebook: Codebook, out: int, width: int, seed: int, group: int = 0) -> Any:
     """A ``QuantizedLinear`` that rotates its input, with random codes: speed does not depend on what they are.
 
     Args:
@@ -168,8 +183,9 @@ def random_layer(codebook: Codebook, out: int, width: int, seed: int) -> Any:
         out: rows of the matrix.
         width: columns.
         seed: of codes, scales and signs.
+        group: columns that share a scale; 0: a row has one scale.
     """
-    from vq.compressors.layers.linear import QuantizedLinear
+    from vq.compressors.layers.linear import QuantizedLinear, header_for
 
     generator = torch.Generator().manual_seed(seed)
     if not codebook.fitted:
@@ -178,13 +194,15 @@ def random_layer(codebook: Codebook, out: int, width: int, seed: int) -> Any:
     height, columns = codebook.tile
     grid = (-(-out // height), -(-width // columns))
     codes = random_codes(codebook, grid[0] * grid[1], generator)
+    shape = header_for(codebook, out, width, group).scales_shape
     return QuantizedLinear.from_codes(
         codebook,
         codes if hasattr(codebook, "step_bits") else codes.reshape(*grid, *codebook.codes_shape),
-        torch.rand(out, generator=generator) + 0.5,
+        torch.rand(shape, generator=generator) + 0.5,
         in_features=width,
         signs_in=1.0 - 2.0 * (torch.rand(width, generator=generator) < 0.5),
         mode="int8",
+        group=group,
     )
 
 

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="any other key of a recipe, for instance polish=2 outliers.share=0.005 outliers.by=magnitude "
-        "low_rank.rank=16 tables.rows=0",
+        "low_rank.rank=16 tables.rows=0 group=128",
     )
     parser.add_argument(
         "--timeout",

@@ -78,7 +78,13 @@ def run(args: argparse.Namespace) -> None:
     from vq.compressors.recipes import read_recipe
 
     apply_threads(args)
-    base = {**read_recipe(args.recipe).to_dict(), "budget": ""}
+    options = read_recipe(args.recipe)
+    if options.group:
+        raise VqError(
+            f"--recipe {args.recipe}: a plan does not count scales of groups of columns, got group {options.group}; "
+            "plan with group 0"
+        )
+    base = {**options.to_dict(), "budget": ""}
     for name, low in (("every", 1), ("windows", 1), ("probes", 1), ("context", 2)):
         if getattr(args, name) < low:
             raise VqError(f"--{name}: expected at least {low}, got {getattr(args, name)}")

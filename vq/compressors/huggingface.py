@@ -45,6 +45,7 @@ class VqConfig(QuantizationConfigMixin):
         low_rank: ``rank`` of the low-rank part of each layer.
         tables: ``rows`` that share a table of the layer's own; 0 for all of them.
         columns: ``share`` of the columns of each layer that have second codes, ``dim`` and ``entries`` of their table.
+        group: columns that share a scale; 0: a row has one scale.
         rounding: how codes were found, for the record.
         format_version: of the folder.
         library_version: that wrote it, for the record.
@@ -67,6 +68,7 @@ class VqConfig(QuantizationConfigMixin):
         low_rank: dict[str, Any] | None = None,
         tables: dict[str, Any] | None = None,
         columns: dict[str, Any] | None = None,
+        group: int = 0,
         rounding: str = "",
         format_version: int = FORMAT_VERSION,
         library_version: str = "",
@@ -89,7 +91,7 @@ class VqConfig(QuantizationConfigMixin):
         self.embeddings = dict(embeddings or {})
         self.outliers, self.low_rank = dict(outliers or {}), dict(low_rank or {})
         self.tables = tables  # {} would be tables for all rows
-        self.columns = dict(columns or {})
+        self.columns, self.group = dict(columns or {}), group
         self.rotation, self.rounding = rotation, rounding
         self.format_version, self.library_version = format_version, library_version
         used = {default_codebook, *self.layers.values()}
@@ -158,7 +160,7 @@ def install(model: nn.Module, config: VqConfig) -> None:
         found = [config.layers[n] for n in listed(name) if n in config.layers]
         return books[found[0] if found else config.default_codebook]
 
-    parts = ("outliers", "low_rank", "tables", "columns")
+    parts = ("outliers", "low_rank", "tables", "columns", "group")
     beside = {part: getattr(config, part) for part in parts}
 
     def sides_of(name: str, rows: int, columns: int) -> Sides:

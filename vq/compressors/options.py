@@ -47,6 +47,7 @@ class CompressOptions:
         low_rank: a low-rank part beside the codes, ``{rank: 16, rounds: 2}``; empty for none.
         tables: tables learned for each matrix, ``{rows: 0, rounds: 2}``; empty for those of the codebook.
         columns: columns whose weights have a second code, ``{share: 0.01, dim: 1, entries: 16}``; empty for none.
+        group: columns that share a scale in each row, a multiple of 32 such as 128; 0: a row has one scale.
         windows: calibration windows; 0 for none (then Hessians are the identity).
         context: tokens of a window.
         sequential: within a block, calibrate each layer on the already quantized ones before it (one more
@@ -74,6 +75,7 @@ class CompressOptions:
     low_rank: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
+    group: int = 0
     windows: int = 32
     context: int = 1024
     sequential: bool = False
@@ -150,7 +152,7 @@ class CompressOptions:
                 )
 
     def sides(self) -> dict[str, Any]:
-        """What stands beside the codes of each layer, as a checkpoint describes it."""
+        """What stands beside the codes and row scales of each layer, as a checkpoint describes it."""
         found: dict[str, Any] = {}
         rounding = self.rounding_options()
         if rounding.outliers is not None:
@@ -161,6 +163,8 @@ class CompressOptions:
             found["tables"] = {"rows": rounding.tables.rows}
         if rounding.columns is not None:
             found["columns"] = asdict(rounding.columns)
+        if rounding.group:
+            found["group"] = rounding.group
         return found
 
     def _check_calibration(self) -> None:
@@ -188,6 +192,7 @@ class CompressOptions:
             low_rank=part_options(LowRankOptions, "low_rank", self.low_rank),
             tables=part_options(TableOptions, "tables", self.tables),
             columns=part_options(ColumnOptions, "columns", self.columns),
+            group=self.group,
         )
 
     @property

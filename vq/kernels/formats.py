@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ TILE_ROWS, TILE_COLUMNS, TILE_WEIGHTS = 64, 4, 256
 GROUP = 8  # tiles whose words are interleaved
 PANEL_ROWS = 64  # rows of a panel of layout 4
 PANEL_BITS = 16  # the widest code of layout 4
+SCALE_COLUMNS = 32  # columns that share a scale are a multiple of these
 
-_STRUCT = struct.Struct("<4sHHIIHHHHHHIQIfH14x")
+_STRUCT = struct.Struct("<4sHHIIHHHHHHIQIfHH12x")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class PackedHeader:
         hash_constant: multiplier of the hash code, else 0.
         step: value of one integer level of the hash code, unit of E8P's coordinates, else 0.
         tile_rows: rows of the matrix that a code vector covers in layout BLOCKS, else 1.
+        scale_group: columns that share a scale in a row (layout PANELS); 0: a row has one scale.
         crc: CRC-32 of the payload.
     """
 
@@ -57,6 +60,7 @@ class PackedHeader:
     hash_constant: int = 0
     step: float = 0.0
     tile_rows: int = 1
+    scale_group: int = 0
     crc: int = 0
 
     def __post_init__(self) -> None:
@@ -104,6 +108,13 @@ class PackedHeader:
         return self.units * rows * self.fold * self.code_bits // 8
 
     @property
+    def scales_shape(self) -> tuple[int, ...]:
+        """Shape of the scales: a row's, or a row's and a group of columns'."""
+        if not self.scale_group:
+            return (self.out_features,)
+        return (self.out_features, -(-self.in_features // self.scale_group))
+
+    @property
     def payload_bytes(self) -> int:
         """Bytes after the header."""
         if self.layout == TILES:
@@ -141,6 +152,7 @@ class PackedHeader:
             self.crc,
             self.step,
             self.tile_rows if self.layout == BLOCKS else 0,
+            self.scale_group,
         )
 
     @classmethod
@@ -164,10 +176,11 @@ class PackedHeader:
                 f"packed weight of format version {version}, this library reads version "
                 f"{VERSION}: {fix}"
             )
-        payload_bytes, crc, step, tile_rows = fields[10:]
+        payload_bytes, crc, step, tile_rows, scale_group = fields[10:]
         names = [field.name for field in dataclass_fields(cls)][:10]
         known = dict(zip(names, fields[:10], strict=True))
-        header = cls(**known, crc=crc, step=step, tile_rows=max(1, tile_rows))
+        more = {"tile_rows": max(1, tile_rows), "scale_group": scale_group}
+        header = cls(**known, crc=crc, step=step, **more)
         if header.payload_bytes != payload_bytes:
             raise ValueError(
                 f"packed weight is corrupted: its header promises {payload_bytes} bytes of "
@@ -254,6 +267,8 @@ def _check_fields(header: PackedHeader) -> None:
         _check_trellis(header)
     if header.layout == PANELS:
         _check_panels(header)
+    if header.scale_group:
+        _check_scale_group(header)
 
 
 def _check_panels(header: PackedHeader) -> None:
@@ -267,6 +282,23 @@ def _check_panels(header: PackedHeader) -> None:
         raise ValueError(
             f"packed panels: expected the code of a table (0), or of E8P (2) with 16 bits, dim 8 and a step, got code="
             f"{header.code}, code_bits={header.code_bits}, dim={header.dim}, step={header.step}"
+        )
+
+
+def _check_scale_group(header: PackedHeader) -> None:
+    """Raise ValueError unless columns may share scales: layout 4, and groups of whole units."""
+    if header.layout != PANELS:
+        raise ValueError(
+            f"scales of groups of columns: expected codes of tables that can be listed (layout {PANELS}), got layout "
+            f"{header.layout}; take a codebook such as scalar(bits=4), kmeans(dim=4, entries=256) or e8p, or one "
+            "scale a row (group 0)"
+        )
+    dim, codes = header.dim, header.fold // math.gcd(header.fold, header.codes_per_vector)
+    step = math.lcm(SCALE_COLUMNS, dim * codes)
+    if header.scale_group % step or not 0 < header.scale_group < 1 << 16:
+        raise ValueError(
+            f"scales of groups of columns: expected groups of a multiple of {step} columns and fewer than 65536 for "
+            f"codes of {header.code_bits} bits and dim {dim}, got {header.scale_group}; take {step} or {4 * step}"
         )
 
 

@@ -55,7 +55,7 @@ packed_linear = declare(
 Args:
     x: ``(*batch, in)`` floating point.
     weight: packed tensor, uint8 of one dimension.
-    scales: float16 ``(out,)``.
+    scales: float16 ``(out,)``; ``(out, groups of columns)`` where the header says that columns share scales.
     signs_in, signs_out: uint8 sign bits; None means no rotation on that side.
     table: see ``decode.decode_rows``.
     mode: ``float``, ``int15`` or ``int8``: how activations of at most INTEGER_ROWS rows enter the kernels of

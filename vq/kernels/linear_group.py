@@ -74,7 +74,7 @@ def _together(
         last = _signs(signs, own.numel())
         whole = weight.is_contiguous() and own.is_contiguous() and table.is_contiguous()
         types = (x.dtype, weight.dtype, own.dtype, table.dtype)
-        if types not in _TYPES or table.ndim > 2 or last < 0 or not whole:
+        if types not in _TYPES or table.ndim > 2 or own.ndim != 1 or last < 0 or not whole:
             return None
         y = torch.empty((*x.shape[:-1], own.numel()), dtype=torch.float32)
         outputs.append(y)

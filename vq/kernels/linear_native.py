@@ -31,7 +31,7 @@ from vq.kernels.linear_reference import (
     reference,
     transposed_reference,
 )
-from vq.kernels.panels import TOKENS
+from vq.kernels.panels import TOKENS, scale_rows_
 
 PLANES = {"int8": 1, "int15": 2}
 ACTIVATIONS = {"float": 0, "int8": 1, "int15": 2}
@@ -80,9 +80,12 @@ def _decode_native(
 
 
 def _decoded(
-    weight: Tensor, header: PackedHeader, table: Tensor
+    weight: Tensor, header: PackedHeader, table: Tensor, scales: Tensor
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Panels of the matrix in one buffer that is used again: first row, rows, float32 ``(rows, in)``."""
+    """Panels of the matrix in one buffer that is used again: first row, rows, float32 ``(rows, in)``.
+
+    They are in units of the row scales; where columns share scales, these are in them.
+    """
     bytes_ = table.dtype in (torch.int8, torch.uint8)  # levels of the hash code, patterns of E8P
     table = (table if bytes_ else table.float()).contiguous()
     weight = weight.contiguous()
@@ -90,7 +93,10 @@ def _decoded(
     for first, rows in panels(header):
         if buffer is None:
             buffer = torch.empty(rows, header.in_features)
-        yield first, rows, _decode_native(weight, header, table, buffer[:rows], first)
+        panel = _decode_native(weight, header, table, buffer[:rows], first)
+        if header.scale_group:
+            scale_rows_(panel, scales[first : first + rows], header)
+        yield first, rows, panel
 
 
 def _native() -> Any:
@@ -118,7 +124,7 @@ def _quick(
 ) -> Tensor | None:
     """Few rows straight from packed bits in one call, or None if this is not a case for that."""
     code = ACTIVATIONS.get(mode, -1)
-    width, out = x.shape[-1] if x.ndim else 0, scales.numel()
+    width, out = x.shape[-1] if x.ndim else 0, scales.shape[0] if scales.ndim else 0
     rows = x.numel() // width if width else 0
     form = (table.ndim, table.dtype)
     tables, valued = form in _TABLES, form == _VALUES
@@ -140,10 +146,11 @@ def _quick(
     begin = (given.data_ptr(), rows, weight.data_ptr(), weight.numel(), *shared)
     if tables:
         sizes = table_sizes(table)
-        done = _native().tables_linear(*begin, *sizes, width, out, code, y.data_ptr(), threads())
+        rest = (width, out, scales.numel(), code, y.data_ptr(), threads())
+        done = _native().tables_linear(*begin, *sizes, *rest)
     else:
         rest = (table.numel(), width, out, PLANES.get(mode, 0), y.data_ptr(), threads())
-        done = _native().packed_linear(*begin, *rest)
+        done = scales.ndim == 1 and _native().packed_linear(*begin, *rest)
     if not done:
         return None
     return y if x.dtype is torch.float32 else y.to(x.dtype)
@@ -179,9 +186,10 @@ def cpu(
     if signs_in is not None:
         rows = rotate_(rows.clone(memory_format=torch.contiguous_format), signs_in, None)
     y = torch.empty(rows.shape[0], header.out_features)
-    for first, count, panel in _decoded(weight, header, table):
+    for first, count, panel in _decoded(weight, header, table, scales):
         torch.mm(rows, panel.T, out=y[:, first : first + count])
-    y *= scales.float()
+    if not header.scale_group:
+        y *= scales.float()
     if signs_out is not None:
         rotate_(y, None, signs_out)
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
@@ -220,9 +228,10 @@ def transposed_cpu(
     rows = grad.reshape(-1, header.out_features).float()
     if signs_out is not None:
         rows = rotate_(rows.clone(memory_format=torch.contiguous_format), signs_out, None)
-    rows = rows * scales.float()
+    if not header.scale_group:
+        rows = rows * scales.float()
     total = rows.new_zeros(rows.shape[0], header.in_features)
-    for first, count, panel in _decoded(weight, header, table):
+    for first, count, panel in _decoded(weight, header, table, scales):
         total.addmm_(rows[:, first : first + count], panel)
     if signs_in is not None:
         rotate_(total, None, signs_in)

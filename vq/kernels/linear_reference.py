@@ -20,6 +20,7 @@ from vq.kernels.formats import (
     read_header,
 )
 from vq.kernels.hadamard import reference as rotate_reference
+from vq.kernels.panels import scale_rows_
 
 MODES = ("float", "int15", "int8")
 INTEGER_ROWS = 512  # rows of x up to which the integer modes hold; more are computed in float32
@@ -88,11 +89,7 @@ def check(
             f"x: expected floating point of shape (*batch, {header.in_features}), got {x.dtype} "
             f"of shape {tuple(x.shape)}"
         )
-    if scales.shape != (header.out_features,) or scales.dtype != torch.float16:
-        raise ValueError(
-            f"scales: expected float16 of shape ({header.out_features},), got {scales.dtype} of "
-            f"shape {tuple(scales.shape)}"
-        )
+    check_scales(header, scales)
     for name, signs, n in (
         ("signs_in", signs_in, header.in_features),
         ("signs_out", signs_out, header.out_features),
@@ -109,6 +106,16 @@ def check(
             "decode; use vq.compressors.layers.linear.QuantizedLinear"
         )
     return header
+
+
+def check_scales(header: PackedHeader, scales: Tensor) -> None:
+    """Raise ValueError unless the scales are as many as the header asks for."""
+    if tuple(scales.shape) != header.scales_shape or scales.dtype != torch.float16:
+        group = f" (groups of {header.scale_group} columns)" if header.scale_group else ""
+        raise ValueError(
+            f"scales: expected float16 of shape {header.scales_shape}{group}, got {scales.dtype} of "
+            f"shape {tuple(scales.shape)}"
+        )
 
 
 def check_table(header: PackedHeader, table: Tensor) -> None:
@@ -164,6 +171,19 @@ def _integer_product(
     return torch.cat(parts, dim=1).float() * unit * header.step
 
 
+def _panel(
+    weight: Tensor,
+    header: PackedHeader,
+    table: Tensor,
+    scales: Tensor,
+    first: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Rows of the given scales, in units of these; where columns share scales, these are in them."""
+    values = oracle.decode_rows(weight, header, table, first, len(scales)).to(dtype)
+    return scale_rows_(values, scales, header) if header.scale_group else values
+
+
 def reference(
     x: Tensor,
     weight: Tensor,
@@ -181,11 +201,13 @@ def reference(
         product = _integer_product(rows, weight, header, table, mode).to(wide)
     else:
         parts = [
-            rows @ oracle.decode_rows(weight, header, table, first, count).T.to(wide)
+            rows @ _panel(weight, header, table, scales[first : first + count], first, wide).T
             for first, count in panels(header)
         ]
         product = torch.cat(parts, dim=1)
-    y = _rotate(product * scales.to(wide), None, signs_out)
+    if not header.scale_group:
+        product = product * scales.to(wide)
+    y = _rotate(product, None, signs_out)
     return y.reshape(*x.shape[:-1], header.out_features).to(x.dtype)
 
 
@@ -202,10 +224,11 @@ def transposed_reference(
     header = read_header(weight)
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     rows = _rotate(grad.reshape(-1, header.out_features).to(wide), signs_out, None)
-    rows = rows * scales.to(wide)
+    if not header.scale_group:
+        rows = rows * scales.to(wide)
     total = rows.new_zeros(rows.shape[0], header.in_features)
     for first, count in panels(header):
-        panel = oracle.decode_rows(weight, header, table, first, count).to(wide)
+        panel = _panel(weight, header, table, scales[first : first + count], first, wide)
         total += rows[:, first : first + count] @ panel
     out = _rotate(total, None, signs_in)
     return out.reshape(*grad.shape[:-1], header.in_features).to(grad.dtype)

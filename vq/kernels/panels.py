@@ -163,6 +163,17 @@ def table_values(codes: Tensor, header: PackedHeader, table: Tensor) -> Tensor:
     return total.reshape(codes.shape[0], -1)
 
 
+def scale_rows_(values: Tensor, scales: Tensor, header: PackedHeader) -> Tensor:
+    """Multiply rows ``(rows, in)`` in place by their scales ``(rows,)``, or ``(rows, groups of columns)``."""
+    scales = scales.to(values.dtype)
+    if not header.scale_group:
+        return values.mul_(scales.unsqueeze(1))
+    for group in range(scales.shape[1]):
+        columns = slice(group * header.scale_group, (group + 1) * header.scale_group)
+        values[:, columns].mul_(scales[:, group : group + 1])
+    return values
+
+
 def decode_panels(
     weight: Tensor, header: PackedHeader, table: Tensor, first: int, rows: int
 ) -> Tensor:

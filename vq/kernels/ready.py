@@ -70,7 +70,7 @@ class ReadyLinear:
         self._tokens = dict.fromkeys(MODES, most)
         if header.layout == PANELS:
             self._call, modes = module.tables_linear, ACTIVATIONS
-            sizes: tuple[int, ...] = (*table_sizes(table), *self._shape)
+            sizes: tuple[int, ...] = (*table_sizes(table), *self._shape, scales.numel())
         else:
             self._call, modes = module.packed_linear, PLANES
             sizes = (table.numel(), *self._shape)

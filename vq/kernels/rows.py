@@ -12,7 +12,8 @@ from vq.kernels.dispatch import declare, native, threads
 from vq.kernels.formats import PANELS, PackedHeader, read_header
 from vq.kernels.hadamard import hadamard, rotate_
 from vq.kernels.linear_native import table_sizes
-from vq.kernels.linear_reference import check_table
+from vq.kernels.linear_reference import check_scales, check_table
+from vq.kernels.panels import scale_rows_
 
 
 def _check(index: Tensor, weight: Tensor, scales: Tensor, table: Tensor) -> PackedHeader:
@@ -22,11 +23,7 @@ def _check(index: Tensor, weight: Tensor, scales: Tensor, table: Tensor) -> Pack
         raise ValueError(f"packed_rows: expected a matrix in layout 4, got layout {header.layout}")
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"index: expected int64 or int32, got {index.dtype}")
-    if scales.shape != (header.out_features,) or scales.dtype != torch.float16:
-        raise ValueError(
-            f"scales: expected float16 of shape ({header.out_features},), got {scales.dtype} of "
-            f"shape {tuple(scales.shape)}"
-        )
+    check_scales(header, scales)
     check_table(header, table)
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < header.out_features:
         raise ValueError(
@@ -49,7 +46,7 @@ def reference(
     unique, back = flat.unique(return_inverse=True)
     rows = [decode_rows(weight, header, table, int(i), 1) for i in unique]
     values = torch.cat(rows) if rows else weight.new_zeros(0, in_features, dtype=torch.float32)
-    found = values[back] * scales[flat].float().unsqueeze(1)
+    found = scale_rows_(values[back], scales[flat], header)
     if signs is not None:
         found = hadamard(found, None, signs)
     return found.reshape(*index.shape, in_features)
@@ -63,7 +60,7 @@ def _cpu(
     table: Tensor,
     in_features: int,
 ) -> Tensor:
-    _check(index, weight, scales, table)
+    header = _check(index, weight, scales, table)
     flat, module = index.reshape(-1).long().contiguous(), native()
     assert module is not None
     values = torch.empty(flat.numel(), in_features)
@@ -79,7 +76,7 @@ def _cpu(
         values.data_ptr(),
         threads(),
     )
-    values *= scales[flat].float().unsqueeze(1)
+    scale_rows_(values, scales[flat], header)
     if signs is not None and flat.numel():
         rotate_(values, None, signs)
     return values.reshape(*index.shape, in_features)
@@ -101,7 +98,7 @@ packed_rows = declare(
 Args:
     index: ``(*shape,)`` int64 or int32.
     weight: packed tensor, uint8 of one dimension.
-    scales: float16 ``(out,)``.
+    scales: float16 ``(out,)``, or ``(out, groups of columns)`` where the header says so.
     signs: uint8 sign bits: rows are stored rotated; None where they are not.
     table: see ``decode.decode_rows``.
     in_features: length of a row.

@@ -7,6 +7,7 @@ namespace vq {
 
 constexpr long kPanelRows = 64;
 constexpr long kMostBlock = 16;  // lookups whose products are summed in 16 bits
+constexpr long kScaleColumns = 32;  // what columns that share a scale are a multiple of
 
 // A matrix in layout 4.
 struct Tables {
@@ -20,6 +21,7 @@ struct Tables {
   float step;            // E8P: unit of the coordinates
   long codes, units, panels;  // of a row; of a row; of the matrix
   int fold;                   // codes of a unit
+  long group, groups;         // columns that share a scale, 0: all; scales of a row
 
   // Rows of a panel as stored: 64, or the rest of the matrix up to a multiple of 8.
   long rows_of(long panel) const {
@@ -63,6 +65,10 @@ struct TablesKernels {
               int planes, int32_t* sums);
   // x of one row as integers (15 bits, or 8), zero beyond n up to `padded`; returns the unit.
   float (*quantize)(const float* x, long n, long padded, int top, int16_t* q);
+  // Scales of 64 rows, (64, groups) halves, as floats (groups, 64).
+  void (*scales)(const uint16_t* from, long groups, float* to);
+  // y += part * scale, 64 of each.
+  void (*add_scaled)(const float* part, const float* scale, float* y);
 };
 
 extern const TablesKernels portable_tables;
@@ -70,9 +76,12 @@ extern const TablesKernels avx2_tables;    // defined on x86 only
 void use_avx512(TablesKernels* kernels);   // replaces what AVX-512 does better; defined on x86 only
 void use_neon(TablesKernels* kernels);     // replaces what NEON does better; defined on 64-bit Arm only
 
+// Those of the instruction set in use.
+const TablesKernels& table_kernels();
+
 enum class TableMode { floats = 0, int8 = 1, int15 = 2 };
 
-// y(rows, out) = rotation, product, scales, rotation; any of the signs may be null (no rotation).
+// y(rows, out) = rotation, product, scales (out, w.groups), rotation; any of the signs may be null (no rotation).
 void tables_linear(const float* x, long rows, const Tables& w, const uint16_t* scales, const uint8_t* signs_in,
                    const uint8_t* signs_out, TableMode mode, float* y, int threads);
 

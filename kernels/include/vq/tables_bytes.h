@@ -35,9 +35,9 @@ const ByteKernels* byte_kernels(const Tables& w, TableMode mode);
 // Whether they can serve a matrix at all.
 bool bytes_can(const Tables& w);
 
-// y(rows, out) = product and scales; x (rows, stride) is rotated, and has room of 64 columns behind. `quantize` as in
-// TablesKernels.
-void tables_bytes(const ByteKernels& k, float (*quantize)(const float*, long, long, int, int16_t*), const float* x, long rows,
-                  long stride, const Tables& w, const uint16_t* scales, TableMode mode, float* y, int threads);
+// y(rows, out) = product and scales; x (rows, stride) is rotated, and has room of 64 columns behind. `other` serves what is
+// the same in all kernels.
+void tables_bytes(const ByteKernels& k, const TablesKernels& other, const float* x, long rows, long stride, const Tables& w,
+                  const uint16_t* scales, TableMode mode, float* y, int threads);
 
 }  // namespace vq

@@ -1,5 +1,6 @@
 // What the drivers of layout 4 share: scratch memory and panels with 64 places. For kernels/common only.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -36,6 +37,13 @@ inline float from_half(uint16_t h) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+
+// Columns that share a scale in every row, as a matrix of their own; all of them where a row has one scale.
+struct Piece {
+  Tables w;           // its panels are those of the whole matrix: `panel` does not belong here
+  long unit, column;  // where it begins in a row
+};
+std::vector<Piece> pieces_of(const Tables& w);
 
 // Whether the entries of a table of scalars are evenly spaced, to a part in a million of their range.
 bool even_levels(const Tables& w);
@@ -120,6 +128,36 @@ struct Panel {
         to[r] = static_cast<Code>(row < 0 ? 0 : code_at(w, unit, rows, row, 0));
       }
     }
+  }
+};
+
+// Scales of a panel's places, 64 floats for each piece of the columns; kept from panel to panel for their memory.
+struct PanelScales {
+  const TablesKernels& k;
+  const Tables& w;
+  const uint16_t* scales;
+  std::vector<uint16_t> placed;
+  std::vector<float> values;
+
+  PanelScales(const TablesKernels& kernels, const Tables& of, const uint16_t* all)
+      : k(kernels), w(of), scales(all), values(of.groups * kPanelRows) {}
+
+  // `row_at` gives the row of the panel that stands at a place; zeros where there is none.
+  template <typename RowAt>
+  const float* read(long panel, RowAt row_at) {
+    placed.assign(w.groups * kPanelRows, 0);
+    for (int place = 0; place < kPanelRows; ++place) {
+      const long own = row_at(place), row = panel * kPanelRows + own;
+      if (own >= 0 && row < w.out) std::copy_n(scales + row * w.groups, w.groups, placed.data() + place * w.groups);
+    }
+    k.scales(placed.data(), w.groups, values.data());
+    return values.data();
+  }
+
+  // The same where rows stand in their order and none is missing.
+  const float* read(long panel) {
+    k.scales(scales + panel * kPanelRows * w.groups, w.groups, values.data());
+    return values.data();
   }
 };
 

@@ -33,6 +33,8 @@ struct WideKernels {
   void (*quantize)(const float* x, long n, float factor, int16_t* q);
   // Largest magnitude of n numbers and the sum of their magnitudes; both NaN where one is not finite.
   void (*measure)(const float* x, long n, float* largest, float* sum);
+  // values += (totals * unit + rest of the row) * scale, and totals = 0; 64 of each a row, of scale 64 in all.
+  void (*add_values)(float* totals, long rows, float unit, const float* rest, const float* scale, float* values);
 };
 
 extern const WideKernels portable_wide;
@@ -45,7 +47,7 @@ const WideKernels& wide_kernels();
 // Rows of x from which on these kernels are faster than those of single rows.
 long wide_rows(const Tables& w);
 
-// y(rows, out) = product and scales; x (rows, stride) is rotated, of w.in columns.
+// y(rows, out) = product and scales (out, w.groups); x (rows, stride) is rotated, of w.in columns.
 void tables_wide(const WideKernels& k, const float* x, long rows, long stride, const Tables& w, const uint16_t* scales, float* y,
                  int threads);
 

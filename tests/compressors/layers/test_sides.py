@@ -1,4 +1,4 @@
-"""Outliers, low-rank parts and own tables of packed layers: alone, and through a whole model."""
+"""Outliers, low-rank parts, own tables and scales of groups of columns: alone, and through a whole model."""
 
 import copy
 import os
@@ -44,6 +44,11 @@ CASES = {
     "columns": ("scalar(bits=2)", {"columns": ColumnOptions(0.05)}),
     "columns, vectors": ("kmeans(dim=4, entries=16)", {"columns": DOWN, "low_rank": LOW_RANK}),
     "columns, trellis": ("trellis(bits=2, memory=8, code=lut)", {"columns": ColumnOptions(0.05)}),
+    "group": ("scalar(bits=4)", {"group": 32}),
+    "group, vectors": ("additive(stages=2, dim=4, entries=8)", {"group": 32, "rotation": "both", "polish": 1}),
+    "group, beside": (
+        "e8p", {"group": 32, "rotation": "input", "outliers": OUTLIERS, "low_rank": LOW_RANK, "polish": 1},
+    ),
     "all": (
         "kmeans(dim=4, entries=16)",
         {"outliers": OUTLIERS, "low_rank": LOW_RANK, "tables": TableOptions(rows=20), "polish": 1},
@@ -128,9 +133,10 @@ def test_layers_compile_as_one_graph(case, request):
         "outliers, both",
         "one table",
         "columns, vectors",
+        "group",
         "all",
     ):
-        pytest.skip("four of them have all there is")
+        pytest.skip("five of them have all there is")
     _, _, layer, _ = case
     layer = copy.deepcopy(layer)
     layer.mode = "float"
@@ -160,6 +166,7 @@ def test_sizes_follow_from_the_shape_alone():
     columns = {"share": 0.05, "dim": 3, "entries": 8}
     assert Sides.of({"columns": columns}, ROWS, WIDTH).to_list() == [0, 0, 0, 2, 3, 8]
     assert Sides.of({"columns": columns}, ROWS, 5).columns == 1
+    assert Sides.of({"group": 32}, ROWS, WIDTH).to_list() == [0, 0, 0, 0, 0, 0, 32]
 
 
 def test_a_damaged_sparse_part_is_refused():
@@ -208,7 +215,7 @@ def test_explain_names_second_codes():
     assert "second_codes_of_columns=2" in repr(columns_layer())
 
 
-@pytest.mark.parametrize("name", ["all", "columns, vectors"])
+@pytest.mark.parametrize("name", ["all", "columns, vectors", "group, beside"])
 def test_gains_scale_all_parts(name):
     spec, options = CASES[name]
     options = {"rotation": "none", **options}
@@ -235,6 +242,15 @@ MODELS = {
         "codebook": "scalar(bits=2)",
         "rotation": "none",
         "columns": {"share": 0.1, "dim": 2, "entries": 8},
+    },
+    "group": {"codebook": "scalar(bits=2)", "rotation": "none", "group": 32},
+    "group, beside": {
+        "codebook": "kmeans(dim=2, entries=16)",
+        "rotation": "both",
+        "polish": 1,
+        "group": 32,
+        "outliers": {"share": 0.01},
+        "low_rank": {"rank": 2, "rounds": 1},
     },
     "all": {
         "codebook": "kmeans(dim=2, entries=16)",
@@ -273,6 +289,8 @@ def test_a_model_has_the_logits_of_its_dense_weights(name, llama, text, tmp_path
             count += 1
     assert count == 21
     torch.testing.assert_close(logits(model), logits(dense), rtol=1e-3, atol=1e-3)
+    written = [m.generate(IDS, max_new_tokens=4, do_sample=False) for m in (model, dense)]
+    assert torch.equal(*written) and written[0].shape == (1, 28)
     theirs = AutoModelForCausalLM.from_pretrained(output.output, dtype=torch.bfloat16)
     for key, value in model.state_dict().items():
         kept = any(
@@ -306,7 +324,7 @@ def test_bits_count_the_bytes_on_disk(everything, llama, text, tmp_path):
 
 
 @pytest.mark.hf
-@pytest.mark.parametrize("name", ["all", "tables", "columns"])
+@pytest.mark.parametrize("name", ["all", "tables", "columns", "group"])
 def test_analysis_reads_the_same_matrices(name, everything, llama, text, tmp_path):
     from vq.analysis.files.open import open_subject
 
@@ -408,15 +426,16 @@ def test_a_missing_part_is_named(everything, tmp_path, part):
 
 
 @pytest.mark.hf
-def test_tuned_gains_reach_all_parts(llama, text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["all", "group"])
+def test_tuned_gains_reach_all_parts(name, llama, text, tmp_path, monkeypatch):
     from vq.compressors.tuning import stage as tune_stage
 
     wanted, usual = {}, tune_stage._write
 
     def spy(tuner, *rest):
-        for name, gain in tuner.gains.items():
-            dense = tuner.rounded[name].weight.detach().float()
-            wanted[name] = (dense, dense * gain.detach()[:, None])
+        for layer, gain in tuner.gains.items():
+            dense = tuner.rounded[layer].weight.detach().float()
+            wanted[layer] = (dense, dense * gain.detach()[:, None])
         usual(tuner, *rest)
 
     monkeypatch.setattr(tune_stage, "_write", spy)
@@ -424,16 +443,23 @@ def test_tuned_gains_reach_all_parts(llama, text, tmp_path, monkeypatch):
     tuning = {"block_epochs": 1, "compensate": True, "checks": 4, **whole}
     parts_of = {"outliers": {"share": 0.05}, "low_rank": {"rank": 6, "rounds": 1}}
     changes = {"rotation": "input", "windows": 16, "tuning": tuning, **parts_of}
-    output = compress(llama, tmp_path / "o", options=options_of("all", **changes), calibration=text)
+    output = compress(llama, tmp_path / "o", options=options_of(name, **changes), calibration=text)
     model = vq.load(output.output)
     assert len(wanted) == 21
-    for name, (before, after) in wanted.items():
-        dense = model.get_submodule(name).dequantize()
+    for layer, (before, after) in wanted.items():
+        dense = model.get_submodule(layer).dequantize()
         error, moved = (float((dense - x).norm() / x.norm()) for x in (after, before))
-        assert error < 0.004 and moved > 5 * error, name
+        assert error < 0.004 and moved > 5 * error, layer
 
 
-@pytest.mark.parametrize(("name", "sides"), [("all", (8, 2, 1)), ("columns", (0, 0, 0, 2, 2, 8))])
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("all", (8, 2, 1)),
+        ("columns", (0, 0, 0, 2, 2, 8)),
+        ("group", (0, 0, 0, 0, 0, 0, 32)),
+    ],
+)
 def test_a_module_and_its_file(name, sides, tmp_path):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(24, 32), torch.nn.ReLU(), torch.nn.Linear(32, 24))
@@ -464,6 +490,18 @@ def test_a_module_and_its_file(name, sides, tmp_path):
         ({"polish": -1}, "polish is a whole number of at least 0, got -1"),
         ({"polish": 2, "windows": 0, "rounding": "nearest"}, "polish needs calibration"),
         ({"outliers": {"share": 0.01}, "budget": "2.25"}, "budget: a plan does not count outliers"),
+        ({"group": 128, "budget": "2.25"}, "budget: a plan does not count group"),
+        ({"group": 100}, "group: expected 0 or a multiple of 32 columns .*got 100; try 128"),
+        ({"group": -32}, "group is a whole number of at least 0, got -32"),
+        ({"group": 65536}, "group: expected 0 or a multiple of 32 columns below 65536"),
+        (
+            {"group": 32, "rotation": "none", "columns": {"share": 0.1}},
+            "columns: not together with scales of groups of columns",
+        ),
+        (
+            {"group": 32, "codebook": "kmeans(dim=2, entries=4)", "tables": {"rows": 0}},
+            "tables: not together with scales of groups of columns",
+        ),
     ],
 )
 def test_wrong_options_say_what_is_right(options, message):
@@ -479,3 +517,49 @@ def test_too_few_vectors_for_a_table():
         ValueError, match="2 rows of 48 weights are 24 vectors of 4, fewer than the 64"
     ):
         round_matrices({"w": weight}, metric, book, options, seed=derived_seed(0, "w"))
+
+
+OTHER = "trellis(bits=2, memory=8, code=hash)"
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group": 32}, "group: trellis.*listed .layout 4., got layout 2; take a codebook such as"),
+        ({"group": 32, "codebook": "pvq(dim=16, pulses=13)"}, "group: pvq.*got layout 1"),
+        ({"group": 32, "codebook": "kmeans(dim=3, entries=8)"}, "a multiple of 96 columns"),
+        (
+            {"group": 32, "codebook": "scalar(bits=2)", "layers": {"*.up_proj": OTHER}},
+            "group: trellis",
+        ),
+    ],
+)
+def test_a_group_is_refused_before_anything_runs(options, message, llama, text, tmp_path):
+    options = CompressOptions(windows=2, context=16, **options)
+    with pytest.raises(VqError, match=message):
+        compress(llama, tmp_path / "o", options=options, calibration=text)
+    assert not (tmp_path / "o").exists()
+    if not options.layers:
+        net = torch.nn.Sequential(torch.nn.Linear(96, 8))
+        with pytest.raises(VqError, match=message):
+            vq.compress_module(net, lambda m: m, options=options)
+
+
+@pytest.mark.hf
+def test_a_group_is_another_run_and_counts_its_bytes(llama, text, tmp_path):
+    found = {}
+    for group in (0, 32):
+        options = options_of("group", group=group, rounding="nearest", windows=0)
+        found[group] = compress(llama, tmp_path / f"{group}", options=options)
+    assert found[32].report["options"]["group"] == 32
+    assert found[32].report["layers"]["model.layers.0.mlp.down_proj"]["group"] == 32
+    totals = [found[g].report["totals"]["quantized_bytes"] for g in (0, 32)]
+    stored = read_header(found[32].output / "model.safetensors")[0]
+    scales = [entry for n, entry in stored.items() if n.endswith(".scales")]
+    assert len(scales) == 21 and all(len(entry.shape) == 2 for entry in scales)
+    assert totals[1] - totals[0] == sum(entry.size - 2 * entry.shape[0] for entry in scales)
+    size = measure_size(found[32].output)
+    assert size.bits_per_weight == pytest.approx(
+        found[32].report["totals"]["bits_per_weight"], abs=1e-5
+    )

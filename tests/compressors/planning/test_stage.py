@@ -54,6 +54,14 @@ def test_wrong_numbers(planned):
     assert code == 2 and "--every: expected at least 1" in output.err
 
 
+def test_a_recipe_with_scales_of_groups_is_refused(planned, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("codebook: scalar(bits=4)\ngroup: 32\n")
+    code, target, output = planned("--budget", "4", "--recipe", str(recipe), *CHOICES)
+    assert code == 2 and not target.exists()
+    assert "does not count scales of groups of columns, got group 32" in output.err
+
+
 class Stop(Exception):
     pass
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vq.analysis.files.open import OWN, opener
-from vq.analysis.files.packed import Header, decode_packed, rotate, signs_of
+from vq.analysis.files.packed import Header, decode_packed, rotate, signs_of, spread_scales
 from vq.analysis.files.sides import COLUMNS, SIDES, beside, decode_own, second_codes
 from vq.analysis.rules.words import natural
 from vq.analysis.subject import Layer, Subject
@@ -187,15 +187,15 @@ def _layer(files: _Files, name: str, book: Codebook, report: dict[str, Any]) -> 
         spec=str(book.spec),
         bits=bits,
         report=report,
-        dense=lambda: _dense(files, name, units),
+        dense=lambda: _dense(files, name, header, units),
         units=units,
         rotate=turn if has_rotation else None,
     )
 
 
-def _dense(files: _Files, name: str, units: Callable[[], Tensor]) -> Tensor:
+def _dense(files: _Files, name: str, header: Header, units: Callable[[], Tensor]) -> Tensor:
     """The matrix as it is used: scales, then the rotation taken back, and what stands beside the codes."""
-    matrix = units() * files.get(f"{name}.scales").float()[:, None]
+    matrix = units() * spread_scales(files.get(f"{name}.scales"), header, name)
     if f"{name}.signs_in" in files.shapes:
         signs = signs_of(files.get(f"{name}.signs_in"), matrix.shape[1])
         matrix = rotate(matrix) * signs

@@ -13,7 +13,7 @@ from vq.analysis.files.panels import panel_codes
 from vq.codebooks import Codebook, unpack_rows
 from vq.errors import VqError
 
-_HEADER = struct.Struct("<4sHHIIHHHHHHIQIfH14x")
+_HEADER = struct.Struct("<4sHHIIHHHHHHIQIfHH12x")
 _ROWS, _TILES, _BLOCKS, _PANELS = 1, 2, 3, 4
 _TILE_ROWS, _TILE_COLUMNS, _GROUP = 64, 4, 8
 
@@ -30,6 +30,7 @@ class Header:
         dim: weights of a vector.
         codes_per_vector: codes of a vector, or steps of a tile.
         tile_rows: rows of a vector.
+        scale_group: columns that share a scale; 0: a row has one scale.
     """
 
     layout: int
@@ -39,6 +40,7 @@ class Header:
     dim: int
     codes_per_vector: int
     tile_rows: int
+    scale_group: int
 
     @classmethod
     def of(cls, data: bytes, name: str) -> Header:
@@ -63,6 +65,7 @@ class Header:
             dim=fields[6],
             codes_per_vector=fields[10],
             tile_rows=max(fields[15], 1),
+            scale_group=fields[16],
         )
 
 
@@ -86,6 +89,21 @@ def decode_packed(weight: Tensor, book: Codebook, name: str = "layer") -> Tensor
             return _vectors(payload, header, book)
     except (RuntimeError, ValueError) as error:
         raise VqError(f"{name}: does not decode with {book.spec} ({error})") from error
+
+
+def spread_scales(scales: Tensor, header: Header, name: str) -> Tensor:
+    """Factors of the weights of a layer, float32 ``(out, 1)``, or ``(out, in)`` where columns share scales.
+
+    Raises:
+        VqError: for scales that are not those of the header.
+    """
+    group, out = header.scale_group, header.out_features
+    expected = (out, -(-header.in_features // group)) if group else (out,)
+    if tuple(scales.shape) != expected:
+        raise VqError(f"{name}: expected scales of shape {expected}, got {tuple(scales.shape)}")
+    if not group:
+        return scales.float()[:, None]
+    return scales.float().repeat_interleave(group, dim=1)[:, : header.in_features]
 
 
 def packed_codes(payload: Tensor, header: Header) -> Tensor:

@@ -12,6 +12,7 @@ from vq.kernels import linear as ops
 from vq.kernels.decode import decode_rows, place_vectors, unpack_codes
 from vq.kernels.formats import PackedHeader
 from vq.kernels.hadamard import hadamard
+from vq.kernels.panels import scale_rows_
 
 if TYPE_CHECKING:
     from vq.compressors.layers.linear import QuantizedLinear
@@ -51,11 +52,14 @@ def forward_decoded(layer: QuantizedLinear, x: Tensor) -> Tensor:
     value = x if x.dtype == torch.float64 else x.float()
     if layer.signs_in is not None:
         value = hadamard(value, layer.signs_in, None)
-    parts = [
-        value @ decode_layer(layer, first, rows).to(value.dtype).T
-        for first, rows in ops.panels(layer.header)
-    ]
-    y = torch.cat(parts, dim=-1) * layer.scales.to(value.dtype)
+    parts, grouped = [], bool(layer.header.scale_group)
+    for first, rows in ops.panels(layer.header):
+        panel = decode_layer(layer, first, rows).to(value.dtype)
+        if grouped:
+            scale_rows_(panel, layer.scales[first : first + rows], layer.header)
+        parts.append(value @ panel.T)
+    y = torch.cat(parts, dim=-1)
+    y = y if grouped else y * layer.scales.to(value.dtype)
     if layer.signs_out is not None:
         y = hadamard(y, None, layer.signs_out)
     return y.to(x.dtype)
@@ -67,7 +71,9 @@ def explain_layer(layer: QuantizedLinear, rows: int) -> str:
         return f"decode by panels, float32 matmul: {len(layer.tables)} groups of rows with tables of their own"
     if layer._by_codebook:
         return "codebook.decode by panels, float32 matmul: several codes a vector, or no table"
-    return ops.explain(layer.header, layer.weight, layer._table(), layer.mode, rows)
+    found = ops.explain(layer.header, layer.weight, layer._table(), layer.mode, rows)
+    group = layer.header.scale_group
+    return f"{found}, a scale for every {group} columns" if group else found
 
 
 def warn_slow(layer: QuantizedLinear) -> None:

@@ -21,7 +21,9 @@ from vq.kernels.formats import (
 )
 
 
-def header_for(codebook: nn.Module, out_features: int, in_features: int) -> PackedHeader:
+def header_for(
+    codebook: nn.Module, out_features: int, in_features: int, scale_group: int = 0
+) -> PackedHeader:
     """Format of a matrix packed with a codebook; its ``total_bytes`` is the length of ``weight``.
 
     Args:
@@ -29,6 +31,10 @@ def header_for(codebook: nn.Module, out_features: int, in_features: int) -> Pack
             is a trellis, and one whose vectors can be listed is packed in the order of the kernels (layout 4).
         out_features: rows.
         in_features: columns.
+        scale_group: columns that share a scale; 0: a row has one scale.
+
+    Raises:
+        ValueError: if columns of such codes cannot share scales.
     """
     book: Any = codebook
     if not hasattr(book, "step_bits"):
@@ -44,6 +50,7 @@ def header_for(codebook: nn.Module, out_features: int, in_features: int) -> Pack
             code=E8P_CODE if step else TABLE_CODE,
             step=step,
             tile_rows=tile_rows,
+            scale_group=scale_group,
         )
     hashed = book.code == "hash"
     return PackedHeader(
@@ -58,12 +65,13 @@ def header_for(codebook: nn.Module, out_features: int, in_features: int) -> Pack
         codes_per_vector=TILE_WEIGHTS // book.symbols,
         hash_constant=int(book.hash_constant) if hashed else 0,
         step=float(book.step) if hashed else 0.0,
+        scale_group=scale_group,
     )
 
 
 def older_header(header: PackedHeader, own: PackedHeader) -> PackedHeader:
     """A header of layout 1, if it holds the same codes as this layer's; else ValueError."""
-    same = ("out_features", "in_features", "code_bits", "dim", "codes_per_vector")
+    same = ("out_features", "in_features", "code_bits", "dim", "codes_per_vector", "scale_group")
     fits = all(getattr(header, name) == getattr(own, name) for name in same)
     if header.same_format(own):
         return own

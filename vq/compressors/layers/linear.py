@@ -14,6 +14,7 @@ from vq.kernels import linear as ops
 from vq.kernels.dispatch import backend, forced
 from vq.kernels.formats import BLOCKS, HASH_CODE, PANELS, ROWS, TILES
 from vq.kernels.hadamard import hadamard
+from vq.kernels.panels import scale_rows_
 from vq.kernels.ready import ReadyLinear, prepare
 
 __all__ = ["QuantizedLinear", "header_for"]
@@ -84,7 +85,7 @@ class QuantizedLinear(PackedMatrix):
             second_weight(self, self.in_features),
         )
         units = units if second is None else units + second
-        return units * self.scales.float().unsqueeze(1)
+        return scale_rows_(units, self.scales, self.header)
 
     def dequantize(self) -> Tensor:
         """The matrix this layer multiplies by, in the original basis: float32 ``(out, in)``."""

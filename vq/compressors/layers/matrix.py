@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from vq.compressors.layers.tables import has_free_tables
 from vq.kernels import linear as ops
 from vq.kernels.formats import PackedHeader, assemble, read_header, read_packed
 from vq.kernels.layouts import pack_payload, pack_signs
+from vq.kernels.linear_reference import check_scales
 from vq.kernels.ready import ReadyLinear
 
 if TYPE_CHECKING:
@@ -44,11 +46,12 @@ class PackedMatrix(nn.Module):
         dtype: of the bias.
         header: format of the stored weight, where it is another than the one for new layers (an older layout).
         sides: what there is beside the codes: outliers S, a low-rank part L R, tables of this layer's own, second codes
-            of some columns.
+            of some columns; and how many columns share a scale.
 
     Attributes:
         weight: uint8 ``(64 + payload,)``.
-        scales: float16 ``(out,)``; stays float16 under ``.to(dtype)``.
+        scales: float16 ``(out,)``, or ``(out, ceil(in / group))`` where columns share scales; stays float16 under
+            ``.to(dtype)``.
         signs_in: uint8 ``(ceil(in / 8),)`` or None.
         signs_out: uint8 ``(ceil(out / 8),)`` or None.
         outlier_counts: uint16 (int32 for wide layers) ``(out,)``, outliers of each row, or None.
@@ -99,23 +102,27 @@ class PackedMatrix(nn.Module):
             raise ValueError(f"mode: expected one of {', '.join(ops.MODES)}, got {mode!r}")
         self.in_features, self.out_features, self.mode = in_features, out_features, mode
         object.__setattr__(self, "_codebook", (codebook,))
-        own = header_for(codebook, out_features, in_features)
+        sides = sides or Sides()
+        own = header_for(codebook, out_features, in_features, sides.scale_group)
         self.header = own if header is None else older_header(header, own)
         self._checked: tuple[int, int] | None = None
         self._ready: ReadyLinear | None = None
         self._own_table: tuple[int, int, Tensor] | None = None
         byte = functools.partial(torch.zeros, dtype=torch.uint8, device=device)
         self.register_buffer("weight", byte(self.header.total_bytes))
-        self.register_buffer("scales", torch.ones(out_features, dtype=torch.float16, device=device))
+        shape = self.header.scales_shape
+        self.register_buffer("scales", torch.ones(shape, dtype=torch.float16, device=device))
         self.register_buffer("signs_in", byte((in_features + 7) // 8) if rotate_in else None)
         self.register_buffer("signs_out", byte((out_features + 7) // 8) if rotate_out else None)
-        self._add_sides(sides or Sides(), device)
+        self._add_sides(sides, device)
         zeros = torch.zeros(out_features, device=device, dtype=dtype) if bias else None
         self.register_parameter("bias", None if zeros is None else nn.Parameter(zeros))
 
     def _add_sides(self, sides: Sides, device: torch.device | str | None) -> None:
         """Empty buffers for what stands beside the codes."""
         book, table = self.codebook, (0, 0, 0)
+        if sides.scale_group and sides.columns:
+            raise ValueError("second codes of columns need one scale a row; expected scale_group 0")
         if sides.groups:
             if not has_free_tables(book):
                 raise ValueError(f"{book.spec} has no table that a layer could replace by its own")
@@ -137,6 +144,7 @@ class PackedMatrix(nn.Module):
         bias: Tensor | None = None,
         mode: str = "int15",
         sides: Mapping[str, Tensor] | None = None,
+        group: int = 0,
     ) -> Self:
         """A layer from the codes of its rotated, scaled weight.
 
@@ -145,34 +153,37 @@ class PackedMatrix(nn.Module):
             codes: ``(out, ceil(in / dim), *codes_shape)``; for a trellis ``(bands * blocks, steps)`` with
                 tile ``band * blocks + block`` holding rows ``64 band ..`` and columns ``4 block ..``; for
                 other vectors of several rows ``(row tiles, column tiles, *codes_shape)``.
-            scales: ``(out,)``, stored as float16.
+            scales: ``(out,)``, or ``(out, ceil(in / group))``; stored as float16.
             in_features: columns (codes may be padded).
             signs_in: ``(in,)`` of +1 / -1, or None for no rotation of inputs.
             signs_out: ``(out,)`` of +1 / -1, or None for no rotation of outputs.
             bias: ``(out,)`` or None; keeps its dtype.
             mode: see the class.
             sides: buffers of what stands beside the codes, by name.
+            group: columns that share a scale; 0: a row has one scale.
 
         Raises:
             ValueError: if shapes do not fit each other or a scale does not fit float16.
         """
         layer = cls(
             in_features,
-            scales.numel(),
+            scales.shape[0],
             codebook,
             rotate_in=signs_in is not None,
             rotate_out=signs_out is not None,
             bias=bias is not None,
             mode=mode,
             dtype=None if bias is None else bias.dtype,
+            sides=Sides(scale_group=group),
         )
-        half = scales.detach().reshape(-1).half().cpu()
+        half = scales.detach().half().cpu().contiguous()
+        check_scales(layer.header, half)
         if not bool(torch.isfinite(half).all()):
             raise ValueError("scales: expected finite numbers up to 65504 (stored as float16)")
         layer.weight = assemble(layer.header, pack_payload(codes, layer.header))
         layer.scales = half
         layer.signs_in = _signs(signs_in, in_features, "signs_in")
-        layer.signs_out = _signs(signs_out, half.numel(), "signs_out")
+        layer.signs_out = _signs(signs_out, len(half), "signs_out")
         if bias is not None:
             layer.bias = nn.Parameter(bias.detach().clone().cpu())
         for name, value in (sides or {}).items():
@@ -196,8 +207,8 @@ class PackedMatrix(nn.Module):
     @property
     def sides(self) -> Sides:
         """Sizes of what stands beside the codes."""
-        own = {f".{n}": v for n, v in self._buffers.items() if v is not None}
-        return Sides.of_tensors("", own)
+        own = {f".{n}": v for n, v in self._buffers.items() if v is not None and n != "weight"}
+        return replace(Sides.of_tensors("", own), scale_group=self.header.scale_group)
 
     @property
     def stored_bytes(self) -> int:
@@ -226,7 +237,7 @@ class PackedMatrix(nn.Module):
     def _extra_sides(self) -> str:
         found = self.sides
         sizes = {"outliers": found.outliers, "low_rank": found.rank, "own_tables": found.groups}
-        sizes["second_codes_of_columns"] = found.columns
+        sizes |= {"second_codes_of_columns": found.columns, "columns_of_a_scale": found.scale_group}
         return "".join(f"{key}={value}, " for key, value in sizes.items() if value)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vq.kernels.formats import read_header
 from vq.kernels.layouts import unpack_rows
 from vq.kernels.sparse import sparse_dense, sparse_linear
 
@@ -55,6 +56,7 @@ class Sides:
         columns: columns with second codes.
         column_dim: rows that a vector of those covers.
         column_entries: of their table.
+        scale_group: columns that share a scale; 0: a row has one scale.
     """
 
     outliers: int = 0
@@ -63,11 +65,12 @@ class Sides:
     columns: int = 0
     column_dim: int = 0
     column_entries: int = 0
+    scale_group: int = 0
 
     @property
     def any(self) -> bool:
         """Whether there is anything."""
-        return bool(self.outliers or self.rank or self.groups or self.columns)
+        return any(astuple(self))
 
     def to_list(self) -> list[int]:
         """The sizes in their order, without zeros at the end."""
@@ -81,8 +84,8 @@ class Sides:
         """Sizes for a matrix.
 
         Args:
-            settings: ``outliers: {share}``, ``low_rank: {rank}``, ``tables: {rows}`` and ``columns: {share, dim,
-                entries}``, as options and checkpoints have them.
+            settings: ``outliers: {share}``, ``low_rank: {rank}``, ``tables: {rows}``, ``columns: {share, dim,
+                entries}`` and ``group``, as options and checkpoints have them.
             rows: of the matrix.
             columns: of the matrix.
         """
@@ -98,6 +101,7 @@ class Sides:
             columns=max(1, round(second["share"] * columns)) if second else 0,
             column_dim=int(second.get("dim", 0)),
             column_entries=int(second.get("entries", 0)),
+            scale_group=int(settings.get("group") or 0),
         )
 
     @classmethod
@@ -110,6 +114,7 @@ class Sides:
 
         table = tensors.get(f"{name}.column_table")
         entries, dim = (0, 0) if table is None else table.shape
+        weight = tensors.get(f"{name}.weight")
         return cls(
             outliers=size("outlier_columns"),
             rank=size("low_rank_right"),
@@ -117,6 +122,7 @@ class Sides:
             columns=size("column_index"),
             column_dim=dim,
             column_entries=entries,
+            scale_group=0 if weight is None or weight.is_meta else read_header(weight).scale_group,
         )
 
 
@@ -288,7 +294,9 @@ def check_sides(layer: nn.Module, width: int) -> None:
 def scale_rows(name: str, tensors: Mapping[str, Tensor], gain: Tensor) -> dict[str, Tensor]:
     """Stored tensors of a layer whose outputs are multiplied by gains ``(out,)``; those that change, by full name."""
     gain = gain.float().cpu()
-    found = {f"{name}.scales": (tensors[f"{name}.scales"].float() * gain).to(torch.float16)}
+    scales = tensors[f"{name}.scales"]
+    each = gain if scales.ndim == 1 else gain[:, None]
+    found = {f"{name}.scales": (scales.float() * each).to(torch.float16)}
     left = tensors.get(f"{name}.low_rank_left")
     if left is not None:
         found[f"{name}.low_rank_left"] = (left.float() * gain[:, None]).to(left.dtype)

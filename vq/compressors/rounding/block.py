@@ -239,7 +239,7 @@ def _sides_report(layer: QuantizedLinear) -> dict[str, int]:
     """Sizes of what stands beside the codes, where there is anything."""
     sides = layer.sides
     found = {"outliers": sides.outliers, "low_rank": sides.rank, "tables": sides.groups}
-    found["columns"] = sides.columns
+    found |= {"columns": sides.columns, "group": sides.scale_group}
     return {key: value for key, value in found.items() if value}
 
 

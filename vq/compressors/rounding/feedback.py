@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from vq.compressors.rounding.scales import GroupScales
 
 SUPERBLOCK = 128  # columns whose feedback is gathered before one large product
 
@@ -90,19 +93,22 @@ def feedback_rounding(
     book: Book,
     kept: Tensor | None = None,
     exact: Tensor | None = None,
+    scales: GroupScales | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Round block columns from last to first, each against its value plus the fed-back error of later ones.
 
     Args:
-        x: ``(rows, columns)`` in units of the codebook, whole tiles.
+        x: ``(rows, columns)`` in units of the codebook, or of what ``scales`` leads to; whole tiles.
         feedback: of ``block_ldl``.
         book: with the tile.
         kept: bool like x, weights that are kept beside the codes: what they should be, they are.
         exact: bool ``(columns,)``, columns that are rounded like others, but leave no error, for what is missing is
             put in later.
+        scales: units of the codebook where they are those of groups of columns.
 
     Returns:
-        Codes ``(row tiles, column tiles, *codes_shape)`` and the values they stand for, like x.
+        Codes ``(row tiles, column tiles, *codes_shape)`` and the values they stand for, like x but in units of the
+        codebook.
     """
     rows, block = book.tile
     n = x.shape[1]
@@ -119,9 +125,12 @@ def feedback_rounding(
             wanted = target[:, j - start : j - start + block]
             wanted = wanted + error[:, later] @ feedback[later, here]
             own = None if kept is None else kept[:, here]
-            code = encode_around(book, wanted, own, weighted)
+            unit = None if scales is None else scales.at(j)
+            units = wanted if unit is None else wanted / unit
+            code = encode_around(book, units, own, weighted)
             values[:, here] = from_tiles(book.decode(code), (rows, block))
-            reached = values[:, here] if own is None else torch.where(own, wanted, values[:, here])
+            reached = values[:, here] if unit is None else values[:, here] * unit
+            reached = reached if own is None else torch.where(own, wanted, reached)
             if exact is not None:
                 reached = torch.where(exact[here], wanted, reached)
             error[:, here] = x[:, here] - reached

@@ -20,6 +20,7 @@ from vq.compressors.rounding.matrix import Frame, Matrix
 from vq.compressors.rounding.options import RoundingOptions
 from vq.compressors.rounding.outliers import choose_outliers, freedom
 from vq.compressors.rounding.polish import polish
+from vq.compressors.rounding.scales import GroupScales, first_scales, search_scales
 from vq.compressors.rounding.tables import OwnTables, improve_tables, start_tables
 
 
@@ -76,9 +77,9 @@ class Group:
         """Round all anew, and improve the codes as the options ask."""
         pieces, kept, heights, first = [], [], [], 0
         for m in self.matrices:
-            rest, rms = m.before_rounding()
-            m.scales = rms / self.options.scale
-            piece = self._pad(rest / m.scales[:, None])
+            rest, aside = m.before_rounding()
+            m.scales = self._first_scales(m, rest, aside)
+            piece = self._pad(rest if m.group else rest / m.scales[:, None])
             aside = None if self.frame.rotated or m.signs_out is not None else m.kept
             kept.append(self._pad(torch.zeros_like(rest).bool() if aside is None else aside))
             m.rows = slice(first, first + len(piece))
@@ -90,9 +91,35 @@ class Group:
         if self.options.tables is not None:
             weight = self._importance()
             self.book = start_tables(tall, weight, self.codebook, heights, self.seed)
-        codes, values = self._first_codes(tall, masks if bool(masks.any()) else None)
+        codes, values = self._first_codes(
+            tall, masks if bool(masks.any()) else None, self._shared()
+        )
         self._hand_out(codes, values)
         self._improve(codes, values)
+
+    def _first_scales(self, m: Matrix, rest: Tensor, aside: Tensor | None) -> Tensor:
+        """Scales that a matrix is rounded with: of its rows; those of groups of columns are searched for."""
+        m.group = self.options.group
+        scales = first_scales(rest, aside, m.group) / self.options.scale
+        if not m.group:
+            return scales
+        start, importance = GroupScales(scales, m.group), self.frame.metric.diagonal()
+        return search_scales(rest, aside, start, importance, self._nearest)
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        """What the nearest codes of a matrix stand for."""
+        padded = self._pad(x)
+        values = from_tiles(
+            self.book.decode(self.book.encode(to_tiles(padded, self.tile))), self.tile
+        )
+        return values[: x.shape[0], : x.shape[1]]
+
+    def _shared(self) -> GroupScales | None:
+        """Scales of groups of columns of the tall matrix; None where a row has one."""
+        if not self.options.group:
+            return None
+        scales = torch.cat([m.scales.float() for m in self.matrices])
+        return GroupScales(scales, self.options.group)
 
     def _importance(self) -> Tensor:
         """Weight of each column's errors: what is left of them where feedback answers them, or all."""
@@ -107,13 +134,16 @@ class Group:
         settings = {"tables": {"rows": self.options.tables.rows}}
         return Sides.of(settings, *m.weight.shape).groups
 
-    def _first_codes(self, x: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _first_codes(
+        self, x: Tensor, kept: Tensor | None, shared: GroupScales | None
+    ) -> tuple[Tensor, Tensor]:
         if self.options.method == "nearest":
-            codes = self.book.encode(to_tiles(x, self.tile))
+            units = x if shared is None else x / shared.spread(x.shape[1])
+            codes = self.book.encode(to_tiles(units, self.tile))
             return codes, from_tiles(self.book.decode(codes), self.tile)
         padded = self._padded(self.frame.metric)
         feedback, self.damping = block_ldl(padded, self.tile[1], self.options.damping)
-        return feedback_rounding(x, feedback, self.book, kept, self._exact())
+        return feedback_rounding(x, feedback, self.book, kept, self._exact(), shared)
 
     def _exact(self) -> Tensor | None:
         """Columns that are set right after the feedback, bool; None for none."""
@@ -134,12 +164,15 @@ class Group:
         metric = damp(self._padded(self.frame.metric), self.options.damping)[0]
         for number in range(rounds):
             x = torch.cat([self._pad(m.rest()) for m in self.matrices])
-            weight = torch.cat([self._stretch(m.scales.float().square()) for m in self.matrices])
+            shared = self._shared()
+            weight = torch.cat([self._stretch(m.row_weight()) for m in self.matrices])
             fit = isinstance(self.book, OwnTables) and number < getattr(tables, "rounds", 0)
             if isinstance(self.book, OwnTables) and fit:
                 self.book = improve_tables(x, codes, metric, self.book, weight)
                 values = from_tiles(self.book.decode(codes), self.tile)
-            codes, values, changed = polish(x, codes, values, metric, self.book, weight)
+            codes, values, changed = polish(
+                x, codes, values, metric, self.book, weight, scales=shared
+            )
             self._hand_out(codes, values)
             if not changed and not fit:
                 break

@@ -10,8 +10,9 @@ from torch import Tensor
 from vq.compressors.rounding.columns import Columns, fit_columns
 from vq.compressors.rounding.low_rank import LowRank, fit_low_rank
 from vq.compressors.rounding.options import ColumnOptions
-from vq.compressors.rounding.outliers import Outliers, fit_outliers, rms_without
+from vq.compressors.rounding.outliers import Outliers, fit_outliers
 from vq.compressors.rounding.rotation import hadamard, random_signs
+from vq.compressors.rounding.scales import GroupScales, refit, refit_groups, spread_scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ class Matrix:
         chosen: int64, columns that have a second code, or None.
         columns: their second codes, or None.
         values: ``(out, in)``, what the codes stand for, in units of the codebook.
-        scales: float16 ``(out,)``.
+        scales: float16 ``(out,)``, or ``(out, groups of columns)``.
+        group: columns that share a scale; 0 for all.
         codes: ``(row tiles, column tiles, *codes_shape)``.
         tables: float16, this matrix's own, or None.
         rows: where it lies in the tall matrix, in rows.
@@ -84,6 +86,7 @@ class Matrix:
     columns: Columns | None = None
     values: Tensor = field(default_factory=lambda: torch.empty(0))
     scales: Tensor = field(default_factory=lambda: torch.empty(0))
+    group: int = 0
     codes: Tensor = field(default_factory=lambda: torch.empty(0))
     tables: Tensor | None = None
     rows: slice = field(default_factory=lambda: slice(0))
@@ -103,8 +106,8 @@ class Matrix:
         rest = self.weight if beside is None else self.weight - beside
         return self.frame.turn(rest, self.signs_out)
 
-    def before_rounding(self) -> tuple[Tensor, Tensor]:
-        """What is rounded anew, rotated, and the root mean square of its rows; what is set right after is out of it.
+    def before_rounding(self) -> tuple[Tensor, Tensor | None]:
+        """What is rounded anew, rotated, and which of it is set right after and does not count, or None.
 
         Without a rotation they stay in place, and the feedback passes over them.
         """
@@ -112,23 +115,27 @@ class Matrix:
         rest = self.weight if low is None else self.weight - low
         if self.chosen is not None:  # never rotated
             aside = torch.zeros_like(rest).bool().index_fill_(1, self.chosen, True)
-            return rest, rms_without(rest, aside)
+            return rest, aside
         if self.kept is None:
-            turned = self.frame.turn(rest, self.signs_out)
-            return turned, rms_without(turned, None)
+            return self.frame.turn(rest, self.signs_out), None
         if self.frame.rotated or self.signs_out is not None:
-            turned = self.frame.turn(rest.masked_fill(self.kept, 0), self.signs_out)
-            return turned, rms_without(turned, None)
-        return rest, rms_without(rest, self.kept)
+            return self.frame.turn(rest.masked_fill(self.kept, 0), self.signs_out), None
+        return rest, self.kept
 
     def units(self) -> Tensor:
         """What codes and second codes stand for, in units of the row scales."""
         return self.values if self.columns is None else self.values + self._second()
 
     def rest(self) -> Tensor:
-        """What the codes should stand for now, rotated, in units of the row scales."""
+        """What the codes should stand for now, rotated: in units of the row scales, where rows have one."""
+        if self.group:
+            return self.target()
         wanted = self.target() / self.scales.float()[:, None]
         return wanted if self.columns is None else wanted - self._second()
+
+    def row_weight(self) -> Tensor:
+        """What the squared error of ``rest`` counts in each row."""
+        return torch.ones(len(self.weight)) if self.group else self.scales.float().square()
 
     def _second(self) -> Tensor:
         assert self.columns is not None
@@ -143,8 +150,21 @@ class Matrix:
             seed: of their table.
         """
         self._fit_beside(damped, columns, seed)
-        self.scales = refit(self.target(), self.units(), self.frame.metric, self.scales)
+        wanted, units, metric = self.target(), self.units(), self.frame.metric
+        shared = self.shared()
+        if shared is None:
+            self.scales = refit(wanted, units, metric, self.scales)
+        else:
+            self.scales = refit_groups(wanted, units, metric, shared)
         self._fit_beside(damped, columns, seed)
+
+    def shared(self) -> GroupScales | None:
+        """The scales of groups of columns; None where a row has one."""
+        return GroupScales(self.scales.float(), self.group) if self.group else None
+
+    def scaled(self) -> Tensor:
+        """What codes, second codes and scales stand for, rotated."""
+        return self.units() * spread_scales(self.scales, self.group, self.weight.shape[1])
 
     def _fit_beside(self, damped: Tensor | None, columns: ColumnOptions | None, seed: int) -> None:
         if self.kept is not None:
@@ -169,7 +189,7 @@ class Matrix:
 
     def decoded(self) -> Tensor:
         """What codes and scales stand for in the original basis."""
-        return self.frame.back(self.units() * self.scales.float()[:, None], self.signs_out)
+        return self.frame.back(self.scaled(), self.signs_out)
 
     def _fit_outliers(self, damped: Tensor | None) -> None:
         assert self.kept is not None and damped is not None
@@ -179,17 +199,9 @@ class Matrix:
 
     def proxy_error(self) -> float:
         """``tr(E H Eᵀ) / tr(W H Wᵀ)``."""
-        error = self.target() - self.units() * self.scales.float()[:, None]
+        error = self.target() - self.scaled()
         whole = self.frame.turn(self.weight, self.signs_out)
         return energy(error, self.frame.metric) / max(energy(whole, self.frame.metric), 1e-30)
-
-
-def refit(weight: Tensor, values: Tensor, metric: Tensor, scale: Tensor) -> Tensor:
-    """Row scales that minimise the error under the metric, float16; the old one where that is not positive."""
-    image = values @ metric
-    best = (weight * image).sum(1) / (values * image).sum(1).clamp_min(1e-30)
-    best = torch.where((best > 0) & torch.isfinite(best), best, scale.float())
-    return best.clamp(2.0**-24, 65504.0).to(torch.float16)
 
 
 def energy(x: Tensor, metric: Tensor) -> float:

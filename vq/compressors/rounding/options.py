@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from vq.codebooks.spec import nearest_names
+from vq.kernels.formats import SCALE_COLUMNS
 
 METHODS = ("ldlq", "nearest")
 ROTATIONS = ("input", "both", "none")
@@ -109,6 +110,7 @@ class RoundingOptions:
         low_rank: see LowRankOptions; None for none.
         tables: see TableOptions; None for the codebook's.
         columns: see ColumnOptions; None for none.
+        group: columns that share a scale, a multiple of 32; 0: a row has one scale.
     """
 
     method: str = "ldlq"
@@ -120,6 +122,7 @@ class RoundingOptions:
     low_rank: LowRankOptions | None = None
     tables: TableOptions | None = None
     columns: ColumnOptions | None = None
+    group: int = 0
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -132,6 +135,7 @@ class RoundingOptions:
             if not 0 < number < float("inf"):
                 raise ValueError(f"{name}: expected a positive number, got {number!r}")
         _whole("rounding", "polish", self.polish, 0)
+        self._check_group()
         if self.columns is not None and self.rotation != "none":
             raise ValueError(
                 f"columns: a rotation leaves no column that stands out; expected rotation none, got {self.rotation}"
@@ -140,6 +144,18 @@ class RoundingOptions:
             raise ValueError(
                 "columns: not together with outliers; take one of them, or a larger share"
             )
+
+    def _check_group(self) -> None:
+        _whole("rounding", "group", self.group, 0)
+        if self.group % SCALE_COLUMNS or self.group >= 1 << 16:
+            raise ValueError(
+                f"group: expected 0 or a multiple of {SCALE_COLUMNS} columns below 65536, got {self.group}; try 128"
+            )
+        for name, part in (("tables", self.tables), ("columns", self.columns)):
+            if self.group and part is not None:
+                raise ValueError(
+                    f"{name}: not together with scales of groups of columns; leave out {name}, or take group 0"
+                )
 
 
 O = TypeVar("O", OutlierOptions, LowRankOptions, TableOptions, ColumnOptions)  # noqa: E741

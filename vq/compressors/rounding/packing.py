@@ -26,6 +26,7 @@ def pack(matrix: RoundedMatrix, book: Codebook, in_features: int) -> QuantizedLi
         signs_in=matrix.signs_in if matrix.rotated else None,
         signs_out=matrix.signs_out,
         sides=matrix.sides(),
+        group=matrix.group,
     )
 
 

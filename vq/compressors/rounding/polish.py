@@ -15,6 +15,7 @@ from torch import Tensor
 from vq.codebooks import Additive, KMeans
 from vq.codebooks.compose import has_table, table_of
 from vq.compressors.rounding.feedback import SUPERBLOCK, Book, from_tiles, to_tiles
+from vq.compressors.rounding.scales import GroupScales
 from vq.compressors.rounding.tables import OwnTables, search_tables
 
 _GAIN = 1e-6  # relative improvement that counts; less is rounding noise
@@ -28,26 +29,29 @@ def polish(
     book: Book,
     row_weight: Tensor | None = None,
     sweeps: int = 1,
+    scales: GroupScales | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """Codes and values after some sweeps, whose loss ``Σ_r w_r e_r H e_rᵀ`` is never above what it was.
 
     Args:
-        x: ``(rows, columns)``, whole tiles, in units of the codebook.
+        x: ``(rows, columns)``, whole tiles, in units of the codebook, or of what ``scales`` leads to.
         codes: ``(row tiles, column tiles, *codes_shape)``.
-        values: what they stand for, like x.
+        values: what they stand for, like x but in units of the codebook.
         metric: ``(columns, columns)`` with a Cholesky factor.
         book: that made the codes.
         row_weight: ``(rows,)``, counts where a vector covers several rows.
         sweeps: at most; it stops earlier when nothing changes.
+        scales: units of the codebook where they are those of groups of columns.
 
     Returns:
         Codes, values, and how many vectors changed.
     """
-    codes, error, changes = codes.clone(), x - values, 0
+    reached = values if scales is None else values * scales.spread(x.shape[1])
+    codes, error, changes = codes.clone(), x - reached, 0
     weight = torch.ones(len(x)) if row_weight is None else row_weight
     search = _Search(book)
     for _ in range(sweeps):
-        changed = _sweep(codes, error, x, metric, search, weight)
+        changed = _sweep(codes, error, x, metric, search, weight, scales)
         changes += changed
         if not changed:
             break
@@ -56,7 +60,13 @@ def polish(
 
 
 def _sweep(
-    codes: Tensor, error: Tensor, x: Tensor, metric: Tensor, search: _Search, weight: Tensor
+    codes: Tensor,
+    error: Tensor,
+    x: Tensor,
+    metric: Tensor,
+    search: _Search,
+    weight: Tensor,
+    scales: GroupScales | None,
 ) -> int:
     """One pass from the last block column to the first; codes and error are changed in place."""
     block, n, changed = search.book.tile[1], x.shape[1], 0
@@ -77,6 +87,7 @@ def _sweep(
                 x[:, here],
                 search,
                 weight,
+                None if scales is None else scales.at(j),
             )
             if found is not None:
                 codes[:, j // block], moved, count = found
@@ -95,12 +106,13 @@ def _improve(
     x: Tensor,
     search: _Search,
     weight: Tensor,
+    unit: Tensor | None,
 ) -> tuple[Tensor, Tensor, int] | None:
     """Codes of one block column given all others, the change of its error, and how many vectors changed; or None."""
     factor = torch.linalg.cholesky(block)
     away = torch.cholesky_solve((gradient - error @ block).t(), factor).t()  # Σ e_k H_kj H_jj⁻¹
-    found, value = search(x + away, factor)
-    new = x - value
+    found, value = search(x + away if unit is None else (x + away) / unit, factor)
+    new = x - (value if unit is None else value * unit)
     gain = _cost(error + away, block) - _cost(new + away, block)
     scale = _cost(error + away, block)
     height = search.book.tile[0]

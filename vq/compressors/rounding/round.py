@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vq.codebooks import Codebook
+from vq.compressors.layers.header import header_for
 from vq.compressors.layers.tables import has_free_tables
 from vq.compressors.rounding.columns import Columns
 from vq.compressors.rounding.feedback import block_ldl, from_tiles
@@ -18,6 +19,7 @@ from vq.compressors.rounding.matrix import Frame, Matrix, signs_of
 from vq.compressors.rounding.options import METHODS, ROTATIONS, RoundingOptions
 from vq.compressors.rounding.outliers import Outliers
 from vq.compressors.rounding.rotation import hadamard, random_signs
+from vq.compressors.rounding.scales import spread_scales
 from vq.compressors.rounding.tables import OwnTables
 
 __all__ = [
@@ -37,7 +39,7 @@ class RoundedMatrix:
 
     Attributes:
         codes: ``(row tiles, column tiles, *codes_shape)``.
-        scales: float16 ``(out,)``.
+        scales: float16 ``(out,)``, or ``(out, groups of columns)``.
         signs_in: float32 ``(in,)`` of +1 and -1; all +1 without rotation.
         signs_out: the same for outputs, or None without a rotation there.
         rotated: whether the input side is rotated.
@@ -48,6 +50,7 @@ class RoundedMatrix:
         low_rank: the low-rank part, or None.
         tables: float16 ``(groups of rows, codes of a vector, entries, dim)`` in place of the codebook's, or None.
         columns: second codes of some columns, or None.
+        group: columns that share a scale; 0 for all.
     """
 
     codes: Tensor
@@ -62,6 +65,7 @@ class RoundedMatrix:
     low_rank: LowRank | None = None
     tables: Tensor | None = None
     columns: Columns | None = None
+    group: int = 0
 
     def sides(self) -> dict[str, Tensor]:
         """What stands beside the codes, as a layer stores it."""
@@ -114,7 +118,7 @@ def round_matrices(
     options = options or RoundingOptions()
     started = time.perf_counter()
     width = _check(weights, hessian)
-    _check_parts(codebook, hessian, options)
+    _check_parts(codebook, width, options)
     generator = torch.Generator().manual_seed(seed)
     rotated = options.rotation != "none"
     signs_in = random_signs(width, generator) if rotated else torch.ones(width)
@@ -150,6 +154,7 @@ def _result(m: Matrix, error: float, damping: float) -> RoundedMatrix:
         low_rank=m.low_rank,
         tables=m.tables,
         columns=m.columns,
+        group=m.group,
     )
 
 
@@ -163,7 +168,7 @@ def restore(matrix: RoundedMatrix, codebook: Codebook, shape: tuple[int, int]) -
     dense = from_tiles(values, codebook.tile)[: shape[0], : shape[1]]
     if matrix.columns is not None:
         dense = dense + matrix.columns.dense(*shape)
-    dense = dense * matrix.scales.float()[:, None]
+    dense = dense * spread_scales(matrix.scales, matrix.group, shape[1])
     if matrix.signs_out is not None:
         dense = hadamard(dense.t()).t() * matrix.signs_out[:, None]
     dense = hadamard(dense) * matrix.signs_in if matrix.rotated else dense
@@ -197,8 +202,9 @@ def _check(weights: dict[str, Tensor], hessian: Tensor | None) -> int:
     return width
 
 
-def _check_parts(codebook: Codebook, hessian: Tensor | None, options: RoundingOptions) -> None:
+def _check_parts(codebook: Codebook, width: int, options: RoundingOptions) -> None:
     """Raise for a codebook that cannot have what the options ask for."""
+    header_for(codebook, 1, width, options.group)
     if options.tables is not None and not has_free_tables(codebook):
         raise ValueError(
             f"tables: {codebook.spec} has no table that could be learned for each matrix; use "

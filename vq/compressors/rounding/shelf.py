@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vq.codebooks import Codebook, build
+from vq.compressors.layers.header import header_for
 from vq.compressors.options import KEEP, CompressOptions
 from vq.errors import VqError
 
@@ -31,11 +32,20 @@ class Shelf:
             if spec != KEEP and spec not in self.ids:
                 self.ids[spec] = f"c{len(self.ids)}"
                 self.books[self.ids[spec]] = fitted(spec, seed)
+                _check_group(self.books[self.ids[spec]], options.group)
 
     def id_of(self, layer: str) -> str | None:
         """Id of a layer's codebook; None if the layer stays as it is."""
         spec = self.options.codebook_of(layer)
         return None if spec == KEEP else self.ids[spec]
+
+
+def _check_group(book: Codebook, group: int) -> None:
+    """Raise VqError for a codebook whose columns cannot share scales."""
+    try:
+        header_for(book, 1, 1, group)
+    except ValueError as error:
+        raise VqError(f"group: {book.spec}: {error}") from error
 
 
 def fitted(spec: str, seed: int) -> Codebook:

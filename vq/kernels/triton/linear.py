@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vq.kernels import linear_reference as oracle
 from vq.kernels.formats import TILE_ROWS, TILES, PackedHeader
+from vq.kernels.panels import scale_rows_
 from vq.kernels.triton import rows as fixed
 from vq.kernels.triton import tiles
 from vq.kernels.triton.common import FEW, finish, header_of
@@ -125,10 +126,22 @@ def _multiply(
     """Rotated activations to outputs ``(rows, out)``."""
     header, few = header_of(weight), len(rows) <= FEW
     multiply = kernels.product if few else functools.partial(_dense_product, kernels)
-    partial = multiply(rows, unit, weight, header, table)
+    scales, *relative = _split_scales(scales)
+    partial = multiply(rows, unit, weight, header, table, *relative)
     between = dtype if signs_out is None else torch.float32
     y = finish(partial, scales, unit, _factor(header, table, not few), between)
     return y if signs_out is None else rotate(y, None, signs_out, dtype)
+
+
+def _split_scales(scales: Tensor) -> tuple[Tensor, ...]:
+    """Scales ``(out,)`` as they are; ``(out, groups)`` as the largest of each row and all relative to it, float32.
+
+    So weights that are multiplied as float16 keep its precision, however small the scales.
+    """
+    if scales.ndim == 1:
+        return (scales,)
+    top = scales.abs().amax(1)
+    return top, scales.float() / torch.where(top == 0, 1.0, top.float()).unsqueeze(1)
 
 
 def packed_linear_transposed(
@@ -151,9 +164,10 @@ def packed_linear_transposed(
         rows = grad.reshape(-1, header.out_features).float()
         if signs_out is not None:
             rows = rotate(rows, signs_out, None, torch.float32)
+        scales, *relative = _split_scales(scales)
         rows = rows * scales.float()
         total = rows.new_zeros(rows.shape[0], header.in_features)
-        for first, panel in _panels(kernels, weight, header, table, torch.float32):
+        for first, panel in _panels(kernels, weight, header, table, torch.float32, *relative):
             total.addmm_(rows[:, first : first + len(panel)], panel)
         total *= _factor(header, table, True)
         if signs_in is not None:
@@ -206,7 +220,12 @@ def _factor(header: PackedHeader, table: Tensor, stored: bool) -> float:
 
 
 def _panels(
-    kernels: ModuleType, weight: Tensor, header: PackedHeader, table: Tensor, dtype: torch.dtype
+    kernels: ModuleType,
+    weight: Tensor,
+    header: PackedHeader,
+    table: Tensor,
+    dtype: torch.dtype,
+    relative: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """First row and decoded rows, in one buffer that is used again; whole bands of 64."""
     each = _PANEL_BYTES // (dtype.itemsize * TILE_ROWS * header.in_features)
@@ -216,6 +235,8 @@ def _panels(
     for first in range(0, header.out_features, each):
         panel = buffer[: header.out_features - first]
         kernels.decode(weight, header, table, panel, first)
+        if relative is not None:
+            scale_rows_(panel, relative[first : first + len(panel)], header)
         yield first, panel
 
 
@@ -226,11 +247,13 @@ def _dense_product(
     weight: Tensor,
     header: PackedHeader,
     table: Tensor,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """``(1, rows, out)`` by decoding panels and torch's matrix product."""
     if unit is not None:
         x = (x / torch.where(unit == 0, 1.0, unit).unsqueeze(1)).half()
-    parts = [x @ panel.T for _, panel in _panels(kernels, weight, header, table, x.dtype)]
+    found = _panels(kernels, weight, header, table, x.dtype, relative)
+    parts = [x @ panel.T for _, panel in found]
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).unsqueeze(0)
 
 
@@ -262,7 +285,7 @@ def _fits(
         and x.is_floating_point()
         and x.shape[-1:] == (header.in_features,)
         and scales.dtype == torch.float16
-        and scales.shape == (header.out_features,)
+        and tuple(scales.shape) == header.scales_shape
         and mode in oracle.MODES
     )
 

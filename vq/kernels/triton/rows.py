@@ -103,7 +103,12 @@ class _Given:
 
 
 def product(
-    x: Tensor, unit: Tensor | None, weight: Tensor, header: PackedHeader, table: Tensor
+    x: Tensor,
+    unit: Tensor | None,
+    weight: Tensor,
+    header: PackedHeader,
+    table: Tensor,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """Partial sums ``(splits, rows, out)`` float32 of at most 16 rows of x ``(rows, in)`` float32.
 
@@ -113,6 +118,7 @@ def product(
         weight: packed tensor.
         header: its header.
         table: see ``_Given``.
+        relative: float32 ``(out, groups)``, factors of the weights where columns share scales.
     """
     rows, width = x.shape
     given, shape = _Given(weight, header, table), shape_for(key_of(header), vector_of(header))
@@ -123,6 +129,7 @@ def product(
         x,
         x if unit is None else unit,
         *given.data,
+        x if relative is None else relative,
         partial,
         rows,
         width,
@@ -130,7 +137,9 @@ def product(
         given.vectors,
         *given.sizes,
         each,
+        header.scales_shape[-1],
         **given.format,
+        GROUP=header.scale_group,
         HALF=unit is not None,
         FEW=FEW,
         WIDTH=shape.width,
@@ -164,10 +173,10 @@ def decode(weight: Tensor, header: PackedHeader, table: Tensor, out: Tensor, fir
 
 @triton.jit
 def product_kernel(
-    x, unit, data, table, partial, rows, width, out, vectors, codes, bytes_, entries, each,
+    x, unit, data, table, relative, partial, rows, width, out, vectors, codes, bytes_, entries, each, groups,
     BITS: tl.constexpr, BYTES: tl.constexpr, FOLD: tl.constexpr,
     DIM: tl.constexpr, SUM: tl.constexpr, APART: tl.constexpr, E8P: tl.constexpr,
-    HALF: tl.constexpr, FEW: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    GROUP: tl.constexpr, HALF: tl.constexpr, FEW: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Rows ``64 * program_id(0) ..`` times x over the vectors of split ``program_id(1)``."""
     row = tl.arange(0, FEW)[:, None]
@@ -180,13 +189,17 @@ def product_kernel(
         vector = turn * WIDTH + tl.arange(0, WIDTH)
         down = vector[:, None]
         inside = (line < out) & (down < vectors)
+        if GROUP > 0:
+            share = tl.load(relative + line * groups + down * DIM // GROUP, mask=inside, other=0.0)
         for d in tl.static_range(DIM):
             given = activations(x, unit, row, vector[None, :] * DIM + d, rows, width, HALF)
             value = coordinate(
                 data, line, stored, codes, down, bytes_, inside, table, entries, d,
                 BITS, BYTES, FOLD, DIM, SUM, APART, E8P,
-            ).to(given.dtype)  # fmt: skip
-            total = tl.dot(given, value, total, input_precision="ieee")
+            )  # fmt: skip
+            if GROUP > 0:
+                value = value * share
+            total = tl.dot(given, value.to(given.dtype), total, input_precision="ieee")
     store_partial(partial, total, tl.program_id(1), row, begin, rows, out, HEIGHT)
 
 
