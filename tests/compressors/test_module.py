@@ -76,13 +76,17 @@ def test_packed_layers_stand_for_dense_ones(net):
 
 
 def test_calibration_beats_rounding_to_nearest(net):
+    """Far, where inputs go together."""
+    torch.manual_seed(1)
+    net.table.weight.data = torch.randn(30, 4) @ torch.randn(4, 24) / 2 + 0.1 * torch.randn(30, 24)
+
     def error(**options):
         model = copy.deepcopy(net)
         chosen = vq.CompressOptions(codebook="scalar(bits=2)", **options)
         vq.compress_module(model, lambda m: m(data()), options=chosen)
         return float((run(model) - run(net)).norm())
 
-    assert error() < error(rounding="nearest")
+    assert error() < 0.7 * error(rounding="nearest")
 
 
 def test_every_block_sees_the_quantized_ones_before_it(net):
