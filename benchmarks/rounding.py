@@ -85,7 +85,7 @@ COLUMNS = [
     f"{NONE}, columns 0.02 4 256",
     f"{NONE}, columns 0.05, polish 4",
 ]
-GROUPS = [f"{NONE}, group 4096", f"{NONE}, group 128", "group 128"]  # 4096: one group a row
+GROUPS = [f"{NONE}, group 128", "group 128"]
 ROWS = [
     (SCALAR, f"{NONE}, method nearest"),
     (SCALAR, "method nearest"),

@@ -10,6 +10,7 @@ from vq.compressors.rounding.round import (
     restore,
     round_matrices,
 )
+from vq.compressors.rounding.scales import FACTORS
 
 
 def hessian(n, seed=0, rank=None):
@@ -60,7 +61,14 @@ def test_ldlq_with_one_column_is_gptq_backwards():
     def quantize(column):
         return codebook(column[:, None].float())[:, 0].double()
 
-    turned = gptq((weight / rms).flip(1), metric.flip(0, 1), options.damping, quantize)
+    def loss(factor):  # of nearest rounding, errors weighted by the diagonal
+        units = weight / rms / factor
+        off = (units - codebook(units.reshape(-1, 1)).reshape(units.shape)) * rms * factor
+        return (off.square() * metric.diagonal()).sum(1)
+
+    best = torch.stack([loss(factor) for factor in FACTORS]).argmin(0)
+    scale = rms * torch.tensor(FACTORS)[best][:, None]
+    turned = gptq((weight / scale).flip(1), metric.flip(0, 1), options.damping, quantize)
     flipped = turned.flip(1)
     assert float((values == flipped.float()).float().mean()) > 0.99
 

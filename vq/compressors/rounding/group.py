@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vq.codebooks import Codebook
 from vq.compressors.layers.sides import Sides
+from vq.compressors.layers.tables import listable
 from vq.compressors.rounding.columns import choose_columns
 from vq.compressors.rounding.feedback import (
     Book,
@@ -98,13 +99,21 @@ class Group:
         self._improve(codes, values)
 
     def _first_scales(self, m: Matrix, rest: Tensor, aside: Tensor | None) -> Tensor:
-        """Scales that a matrix is rounded with: of its rows; those of groups of columns are searched for."""
+        """Scales that a matrix is rounded with.
+
+        Those of groups of columns are searched for, and those of rows where nothing is rotated: what is rotated is as
+        good as Gaussian, and its root mean square is right.
+        """
         m.group = self.options.group
         scales = first_scales(rest, aside, m.group) / self.options.scale
-        if not m.group:
+        rotated = self.frame.rotated or m.signs_out is not None
+        if not m.group and (
+            rotated or self.options.tables is not None or not listable(self.codebook)
+        ):
             return scales
-        start, importance = GroupScales(scales, m.group), self.frame.metric.diagonal()
-        return search_scales(rest, aside, start, importance, self._nearest)
+        start = GroupScales(scales if m.group else scales[:, None], m.group or rest.shape[1])
+        found = search_scales(rest, aside, start, self.frame.metric.diagonal(), self._nearest)
+        return found if m.group else found[:, 0]
 
     def _nearest(self, x: Tensor) -> Tensor:
         """What the nearest codes of a matrix stand for."""

@@ -104,7 +104,8 @@ class RoundingOptions:
         method: ``ldlq`` (error feedback through the Hessian) or ``nearest``.
         rotation: ``input``, ``both`` sides, or ``none``.
         damping: part of the Hessian's mean diagonal that is added to its diagonal.
-        scale: root mean square of a row in units of the codebook before rounding; scales are refitted after it.
+        scale: root mean square of a row in units of the codebook before rounding, or what the search for scales starts
+            from (where nothing is rotated, and for groups of columns); scales are refitted after it.
         polish: sweeps of coordinate descent over the codes behind the first rounding.
         outliers: see OutlierOptions; None for none.
         low_rank: see LowRankOptions; None for none.
