@@ -40,7 +40,13 @@ TUNED: dict[tuple[Any, ...], Shape] = {}
 def candidates(vector: int) -> list[Shape]:
     """Launch shapes worth trying for vectors of so many weights; the first is taken where nothing was measured."""
     usual = 32 if vector <= 2 else 16
-    shapes = [Shape(usual), Shape(usual, 4, 3), Shape(usual, 8, 2), Shape(2 * usual, 8, 2)]
+    stages = 1 if vector > 4 else 2  # two steps of long vectors would not fit every GPU
+    shapes = [
+        Shape(usual, stages=stages),
+        Shape(usual, 4, 3),
+        Shape(usual, 8, 2),
+        Shape(2 * usual, 8, 2),
+    ]
     return shapes if usual == 16 else [*shapes, Shape(usual // 2, 4, 3)]
 
 
